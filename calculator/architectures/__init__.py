@@ -1,0 +1,43 @@
+"""config.json → layers: one reader a family, one table of readers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from ..errors import InvalidConfig, UnknownName, nearest
+from ..model import Model
+from .fields import Fields
+from .llama import READERS as LLAMA
+from .table import Reader
+
+READERS: dict[str, Reader] = {**LLAMA}
+
+
+def read_model(config: Mapping[str, Any], name: str | None = None) -> Model:
+    """The model that a Hugging Face configuration describes. Equal configurations give the same object.
+
+    Raises InvalidConfig where a field is missing or makes no sense, UnknownName for an unknown `model_type`.
+    """
+    try:
+        key = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidConfig("the configuration is not plain JSON", "config") from error
+    return _read(key, name)
+
+
+@lru_cache(maxsize=1024)
+def _read(key: str, name: str | None) -> Model:
+    config = json.loads(key)
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise InvalidConfig("config lacks model_type, which names the architecture family", "config.model_type")
+    reader = READERS.get(model_type)
+    if reader is None:
+        close = nearest(model_type, READERS)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        known = ", ".join(sorted(READERS))
+        raise UnknownName(f"unknown model_type {model_type!r}{hint} Known: {known}", "config.model_type", close)
+    return reader(Fields(config), name)

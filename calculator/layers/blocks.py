@@ -1,0 +1,74 @@
+"""How a decoder layer arranges its parts: norm before, after, on both sides, or attention and feed-forward side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..tape import Tape, Value
+from ..tensors import Tensor
+from .norms import Norm
+
+
+class Part(Protocol):
+    """What a block is made of: an attention, a feed-forward layer, a mixer."""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Everything it stores."""
+        ...
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """Its forward pass."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One decoder layer: a mixer of tokens and a feed-forward layer, either of which may be missing.
+
+    norms   in the order they stand in the checkpoint
+    """
+
+    mixer: Any | None
+    feed_forward: Any | None
+    norms: tuple[Norm, ...] = ()
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Everything the layer stores."""
+        made: list[Tensor] = []
+        for part in (self.mixer, self.feed_forward, *self.norms):
+            if part is not None:
+                made += part.tensors()
+        return tuple(made)
+
+    def cache(self, tokens: int, tensor: int = 1) -> int:
+        """Elements kept for a sequence of so many tokens."""
+        return self.mixer.cache(tokens, tensor) if self.mixer is not None else 0
+
+    def state(self, tensor: int = 1) -> int:
+        """Elements kept for a sequence whatever its length."""
+        return self.mixer.state(tensor) if self.mixer is not None else 0
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """x: hidden states, as many out."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class PreNormBlock(Block):
+    """x + mixer(norm(x)), then x + feed_forward(norm(x)): Llama and most others."""
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """With the local variables of transformers' LlamaDecoderLayer.forward."""
+        norms = list(self.norms)
+        if self.mixer is not None:
+            residual = x
+            x = norms.pop(0).forward(tape, x) if norms else x
+            x = self.mixer.forward(tape, x)
+            x = tape.add(residual, x)
+        if self.feed_forward is not None:
+            residual = x
+            x = norms.pop(0).forward(tape, x) if norms else x
+            x = self.feed_forward.forward(tape, x)
+            x = tape.add(residual, x)
+        return x

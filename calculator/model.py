@@ -1,0 +1,118 @@
+"""A model is a list of layers, and a layer lists what it owns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from .layers.blocks import Block
+from .layers.ends import Embedding, Head
+from .tensors import COMPONENTS, Tensor
+
+_NO_CONFIG: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """Weights beside the text layers that a text-only step holds but does not run: vision and audio encoders, projectors."""
+
+    name: str
+    stored: tuple[Tensor, ...]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Everything it stores."""
+        return self.stored
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """An architecture with its sizes. Compared by identity: `read_model` gives equal configurations the same object.
+
+    layers       in order of the forward pass; equal layers are equal objects
+    tables       rotary tables that every layer sees: (name, elements a position)
+    towers       weights that a text-only step does not run
+    speculative  tensors of multi-token-prediction layers: in checkpoints, outside the count
+    max_context  tokens, None where the family has no limit
+    default_precision  dtype of the published checkpoint
+    quantization  the `quantization_config` of the configuration, if it has one
+    held_embedding  whether the forward pass holds the embedding's output while the layers run
+    """
+
+    name: str | None
+    model_type: str
+    embedding: Embedding
+    layers: tuple[Block, ...]
+    head: Head
+    tables: tuple[tuple[str, int], ...] = ()
+    towers: tuple[Tower, ...] = ()
+    speculative: tuple[Tensor, ...] = ()
+    max_context: int | None = None
+    default_precision: str | None = None
+    quantization: Mapping[str, Any] | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    held_embedding: bool = True
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every stored tensor inside the count, layer by layer."""
+        yield from self.embedding.tensors()
+        for layer in self.layers:
+            yield from layer.tensors()
+        yield from self.head.tensors()
+        for tower in self.towers:
+            yield from tower.tensors()
+
+    def components(self) -> dict[str, int]:
+        """Parameters by component; they add up to `parameters`."""
+        counts = dict.fromkeys(COMPONENTS, 0)
+        for tensor in self.tensors():
+            counts[tensor.component] += tensor.elements
+        return counts
+
+    @cached_property
+    def parameters(self) -> int:
+        """Parameters of the loaded model: unique tensors, no multi-token-prediction layers."""
+        return sum(tensor.elements for tensor in self.tensors())
+
+    @cached_property
+    def active_parameters(self) -> int:
+        """Parameters that one token's forward pass touches: routed experts by their share, embedding and head included."""
+        routed = sum(tensor.elements for tensor in self.tensors() if tensor.experts)
+        used = sum(tensor.active for tensor in self.tensors() if tensor.experts)
+        return self.parameters - routed + used
+
+    @cached_property
+    def speculative_parameters(self) -> int:
+        """Parameters of multi-token-prediction layers."""
+        return sum(tensor.elements for tensor in self.speculative)
+
+    @cached_property
+    def windows(self) -> tuple[int, ...]:
+        """The windows its layers use, smallest first."""
+        found = {getattr(layer.mixer, "window", None) for layer in self.layers}
+        return tuple(sorted(window for window in found if window))
+
+    @property
+    def hidden(self) -> int:
+        """Width of the hidden states."""
+        return self.embedding.projected or self.embedding.width
+
+    def cache(self, tokens: int, tensor: int = 1) -> int:
+        """Elements that all layers keep for one sequence of so many tokens, inside every window.
+
+        The sum is over distinct layers, each times its count.
+        """
+        return sum(count * layer.cache(tokens, tensor) for layer, count in self.distinct.items())
+
+    def state(self, tensor: int = 1) -> int:
+        """Elements that all layers keep for one sequence whatever its length."""
+        return sum(count * layer.state(tensor) for layer, count in self.distinct.items())
+
+    @cached_property
+    def distinct(self) -> dict[Block, int]:
+        """Each different layer, and how many of it there are."""
+        counts: dict[Block, int] = {}
+        for layer in self.layers:
+            counts[layer] = counts.get(layer, 0) + 1
+        return counts

@@ -1,0 +1,250 @@
+"""A whole model on the tape: the traces of its layers put one after the other.
+
+A profile holds, for each phase of a step, the sizes of which the largest is that phase's need beyond weights, optimizer states
+and inputs. It depends on the model and the mode, not on batch and length, and is made once for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from .layers.ends import cross_entropy
+from .model import Model
+from .tape import (
+    BOOL,
+    FLOAT,
+    HALF,
+    LONG,
+    NOTHING,
+    SEQUENCES,
+    TOKENS,
+    WIDTH,
+    Mode,
+    Node,
+    Size,
+    Tape,
+    Value,
+    evaluate,
+    front,
+    minus,
+    plus,
+    scaled,
+)
+from .trace import Shared, Trace, checkpointed, trace
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Sizes in bytes by phase, and what stays.
+
+    phases      name → moments, of which the largest counts
+    gradients   of all parameters together
+    saved_first what autograd keeps of the first layer
+    cached      keys, values and states as transformers stores them at the end of the phase
+    """
+
+    phases: dict[str, tuple[Size, ...]]
+    gradients: Size = NOTHING
+    saved_first: Size = NOTHING
+    cached: Size = NOTHING
+
+    def need(self, phase: str, sequences: int, length: int) -> int:
+        """Bytes of the largest moment of a phase, 0 where it has none."""
+        return max((evaluate(size, sequences, length) for size in self.phases[phase]), default=0)
+
+
+def shared_tables(model: Model, mode: Mode) -> Shared:
+    """Rotary tables and masks as every layer sees them: name, elements, dtype."""
+    made = [(name, scaled(mode.query_positions, width), mode.hidden) for name, width in model.tables]
+    if mode.attention == "eager":
+        made.append(("mask", mode.scores, mode.hidden))
+        if model.windows:
+            made.append(("window_mask", mode.scores, mode.hidden))
+    elif mode.attention == "sdpa" and mode.step != "decode" and any(w in mode.exceeded for w in model.windows):
+        made.append(("window_mask", mode.mask, BOOL))
+    return tuple(made)
+
+
+def _bytes(shared: Shared, masks: bool) -> Size:
+    return plus(
+        NOTHING,
+        *(scaled(size, WIDTH[dtype]) for name, size, dtype in shared if masks or not name.endswith("mask")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EndTrace:
+    """The tail of a training step: final norm, logits, loss, and the way back to the hidden states."""
+
+    forward: tuple[Size, ...]
+    loss_forward: tuple[Size, ...]
+    loss_backward: tuple[Size, ...]
+    backward: tuple[Size, ...]
+    saved: Size
+    gradients: Size
+    casts: Size
+
+
+@lru_cache(maxsize=1024)
+def _tail(model: Model, mode: Mode, keep_logits: bool) -> EndTrace:
+    tape = Tape(mode)
+    head = model.head
+    x = tape.new(scaled(TOKENS, model.hidden), mode.hidden)
+    entry = Node((), [], lambda tape, grads, node: [])
+    x.node = entry
+    tape.moments = [tape.live]
+    x = head.final(tape, x)
+    forward = front(tape.moments)
+    tape.moments = []
+    logits = head.logits(tape, x, TOKENS)
+    tape.new(TOKENS, LONG)
+    loss = cross_entropy(tape, logits)
+    loss_forward = front(tape.moments)
+    casts = plus(NOTHING, *(storage.bytes for storage in tape.casts))
+    tape.casts.clear()
+    logits_node = logits.node
+    held = logits if keep_logits else None
+    del logits, x
+    tape.moments = []
+    node = loss.node
+    del loss
+    assert isinstance(node, Node)
+    node.buffer[0] = tape.new((1, 0, 0, 0, 0, 0), FLOAT)
+    saved = tape.live
+    tape.run(until=logits_node)
+    loss_backward = front(tape.moments)
+    tape.moments = []
+    tape.run()
+    backward = front(tape.moments)
+    del node, logits_node, held, entry
+    gradients = plus(NOTHING, *(storage.bytes for storage in tape.gradients))
+    return EndTrace(forward, loss_forward, loss_backward, backward, saved, gradients, casts)
+
+
+@lru_cache(maxsize=1024)
+def _embedding(model: Model, mode: Mode) -> Trace:
+    tape = Tape(mode)
+    tape.moments = [NOTHING]
+    x = model.embedding.forward(tape)
+    forward, node = front(tape.moments), x.node
+    size, dtype = x.elements, x.dtype
+    del x
+    saved = tape.live
+    if not mode.training or not isinstance(node, Node):
+        return Trace(forward, saved)
+    tape.moments = []
+    node.buffer[0] = tape.new(size, dtype)
+    tape.run()
+    moments = list(tape.moments)
+    if model.head.tied:  # the head's gradient of the table waits, and the sum is a third table
+        table = scaled((model.embedding.vocabulary * model.embedding.width, 0, 0, 0, 0, 0), WIDTH[mode.weights])
+        moments += [plus(moment, table) for moment in moments]
+    del node
+    return Trace(forward, saved, front(moments), plus(NOTHING, *(storage.bytes for storage in tape.gradients)))
+
+
+def _sparse(series: Sequence[tuple[Size, ...]]) -> list[Size]:
+    """The moments of equal layers along the model. Where they grow evenly only the two ends can be the largest."""
+    kept: list[Size] = []
+    for index, moments in enumerate(series):
+        if 0 < index < len(series) - 1:
+            step = tuple(minus(b, a) for a, b in zip(series[index - 1], moments, strict=True))
+            ahead = tuple(minus(b, a) for a, b in zip(moments, series[index + 1], strict=True))
+            if step == ahead:
+                continue
+        kept += moments
+    return kept
+
+
+def _along(moments: dict[int, list[tuple[Size, ...]]]) -> list[Size]:
+    return [size for series in moments.values() for size in _sparse(series)]
+
+
+@lru_cache(maxsize=1024)
+def training_profile(
+    model: Model, mode: Mode, checkpointing: str = "none", keep_logits: bool = False, first_input_grad: bool = True
+) -> Profile:
+    """One training step: forward, loss, backward. The optimizer's step is arithmetic on parameters: see `training`."""
+    shared = shared_tables(model, mode)
+    run = checkpointed if checkpointing == "full" else trace
+    width, dtype = model.hidden, mode.hidden
+    start = _embedding(model, mode)
+    embedded = scaled(TOKENS, width * WIDTH[dtype])
+    held = plus(start.saved, _bytes(shared, masks=True))
+    traces = [run(layer, mode, width, dtype, shared) for layer in model.layers]
+    if not first_input_grad and traces:
+        traces[0] = run(model.layers[0], _without_input_gradient(mode), width, dtype, shared)
+
+    forward: dict[int, list[tuple[Size, ...]]] = {}
+    saved = held
+    casts = NOTHING
+    for index, each in enumerate(traces):
+        waiting = plus(saved, embedded) if index and model.held_embedding else saved
+        if checkpointing == "full":
+            waiting = plus(waiting, casts)
+            casts = plus(casts, each.casts)
+        forward.setdefault(id(each), []).append(tuple(plus(waiting, moment) for moment in each.forward))
+        saved = plus(saved, each.saved)
+
+    tail = _tail(model, mode, keep_logits)
+    forward_moments = _along(forward) + [plus(held, moment) for moment in start.forward]
+    forward_moments += [plus(saved, casts, moment) for moment in tail.forward]
+    if checkpointing != "full":
+        saved = minus(saved, minus(held, plus(start.saved, _bytes(shared, masks=False))))
+    loss = [plus(saved, casts, moment) for moment in tail.loss_forward]
+    loss += [plus(saved, moment) for moment in tail.loss_backward]
+
+    backward: dict[int, list[tuple[Size, ...]]] = {}
+    last = [plus(saved, moment) for moment in tail.backward]
+    gradients = tail.gradients
+    for each in reversed(traces):
+        saved = minus(saved, each.saved)
+        waiting = plus(saved, gradients)
+        backward.setdefault(id(each), []).append(tuple(plus(waiting, moment) for moment in each.backward))
+        gradients = plus(gradients, each.gradients)
+    last += [plus(gradients, moment) for moment in start.backward]
+    table_twice = start.gradients if model.head.tied else NOTHING
+    gradients = plus(gradients, minus(start.gradients, table_twice))
+    return Profile(
+        {"forward": front(forward_moments), "loss": front(loss), "backward": front(_along(backward) + last)},
+        gradients,
+        traces[0].saved if traces else NOTHING,
+    )
+
+
+def _without_input_gradient(mode: Mode) -> Mode:
+    from dataclasses import replace
+
+    return replace(mode, input_grad=False)
+
+
+@lru_cache(maxsize=2048)
+def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Profile:
+    """One prefill or one decode step, as the mode says."""
+    shared = shared_tables(model, mode)
+    width, dtype = model.hidden, mode.hidden
+    rows = mode.queries
+    embedded = scaled(rows, width * WIDTH[dtype])
+    held = _bytes(shared, masks=True)
+    traces = [trace(layer, mode, width, dtype, shared) for layer in model.layers]
+    others = plus(NOTHING, *(each.before for each in traces))
+    moments: dict[int, list[tuple[Size, ...]]] = {}
+    for index, each in enumerate(traces):
+        others = minus(others, each.before)
+        waiting = plus(held, others, embedded) if index and model.held_embedding else plus(held, others)
+        moments.setdefault(id(each), []).append(tuple(plus(waiting, moment) for moment in each.forward))
+        others = plus(others, each.after)
+    whole = _along(moments)
+    tape = Tape(mode)
+    x = tape.new(scaled(rows, width), dtype)
+    tape.moments = [tape.live]
+    x = model.head.final(tape, x)
+    logits = model.head.logits(tape, x, rows if all_logits and mode.step != "decode" else SEQUENCES)
+    whole += [plus(others, moment) for moment in tape.moments]
+    del x, logits
+    return Profile({mode.step: front(whole)}, cached=others)
+
+
+__all__ = ["FLOAT", "HALF", "Profile", "Value", "inference_profile", "training_profile"]

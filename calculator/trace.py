@@ -1,0 +1,150 @@
+"""One layer on the tape: what it keeps, and every moment of its forward and backward pass that could be the peak.
+
+Sizes count what the layer itself holds: its input (made by the layer before, alive until this one returns), its inner tensors,
+its gradients; not the model's weights, nor what other layers hold. `profile` adds those.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from .tape import NOTHING, WIDTH, Mode, Node, Size, Storage, Tape, Value, front, plus, scaled
+
+Shared = tuple[tuple[str, Size, str], ...]  # tables and masks made once for all layers: name, elements, dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What one layer takes, as sizes in bytes.
+
+    forward    moments of the forward pass, the input included
+    saved      what stays for the backward pass, the input included if the layer keeps it
+    backward   moments of the backward pass, from what was saved and the output's gradient on
+    gradients  gradients of the layer's parameters, which stay
+    casts      autocast's 16-bit weights, which live until the region ends
+    before, after   what is cached at the start and at the end of an inference step
+    """
+
+    forward: tuple[Size, ...]
+    saved: Size = NOTHING
+    backward: tuple[Size, ...] = ()
+    gradients: Size = NOTHING
+    casts: Size = NOTHING
+    before: Size = NOTHING
+    after: Size = NOTHING
+
+
+def _total(storages: Iterable[Storage]) -> Size:
+    unique = {id(storage): storage for storage in storages}
+    return plus(NOTHING, *(storage.bytes for storage in unique.values()))
+
+
+def _entry() -> Node:
+    """Stands for the layer before: the input's gradient waits in its buffer."""
+    return Node((), [], lambda tape, grads, node: [])
+
+
+def _start(mode: Mode, shared: Shared) -> Tape:
+    tape = Tape(mode)
+    for name, elements, dtype in shared:
+        tape.shared[name] = Value(elements, dtype, None)
+    return tape
+
+
+@lru_cache(maxsize=4096)
+def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -> Trace:
+    """Run one layer forward, and backward where the mode trains. Its hidden states are `width` wide, in `dtype`."""
+    tape = _start(mode, shared)
+    x = tape.new(scaled(mode.queries, width), dtype)
+    entry = _entry()
+    if mode.training and mode.input_grad:
+        x.node = entry
+    before = NOTHING
+    if mode.step == "decode":
+        tape.cached = [Storage(tape, size) for size in old_cache(layer, mode)]
+        before = _total(tape.cached)
+    tape.moments = [tape.live]
+    y = layer.forward(tape, x)
+    forward = front(tape.moments)
+    del x
+    node = y.node
+    elements, kind = y.elements, y.dtype
+    del y
+    casts, after = _total(tape.casts), _total(tape.cached)
+    tape.casts.clear()
+    if not mode.training:
+        return Trace(forward, casts=casts, before=before, after=after)
+    saved = tape.live
+    tape.moments = []
+    if isinstance(node, Node):
+        node.buffer[0] = tape.new(elements, kind)
+    tape.run()
+    del node, entry
+    return Trace(forward, saved, front(tape.moments), _total(tape.gradients), casts)
+
+
+@lru_cache(maxsize=4096)
+def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -> Trace:
+    """The same layer under gradient checkpointing: only the input stays; the backward pass runs the layer again, keeping what
+    it saves, and stops as soon as the last of it is there. (torch.utils.checkpoint, non-reentrant)"""
+    tape = _start(mode, shared)
+    tape.saving = False
+    x = tape.new(scaled(mode.queries, width), dtype)
+    stored = x.storage
+    assert stored is not None
+    if mode.input_grad:
+        x.node = _entry()
+    tape.moments = [tape.live]
+    y = layer.forward(tape, x)
+    forward, casts = front(tape.moments), _total(tape.casts)
+    del y, x
+
+    tape = _start(mode, shared)
+    gradient = tape.new(scaled(mode.queries, width), dtype)
+    x = tape.new(scaled(mode.queries, width), dtype)
+    entry = _entry()
+    if mode.input_grad:
+        x.node = entry
+    tape.moments = [tape.live]
+    y = layer.forward(tape, x)
+    moments = tape.moments[: max(tape.last_save, 1)]
+    node = y.node
+    del y
+    tape.casts.clear()
+    tape.moments = []
+    if isinstance(node, Node):
+        node.buffer[0] = gradient
+    del gradient
+    tape.run()
+    del node, entry
+    return Trace(forward, stored.bytes, front(moments + tape.moments), _total(tape.gradients), casts)
+
+
+def old_cache(layer: Any, mode: Mode) -> tuple[Size, ...]:
+    """The storages that the layer's cache held before this step."""
+    mixer = getattr(layer, "mixer", layer)
+    return tuple(mixer.held(mode)) if hasattr(mixer, "held") else ()
+
+
+def saved_tensors(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -> Counter[tuple[Size, str]]:
+    """What autograd keeps of one layer: (elements, dtype) of each storage, counted."""
+    tape = _start(mode, shared)
+    x = tape.new(scaled(mode.queries, width), dtype)
+    entry = _entry()
+    if mode.input_grad:
+        x.node = entry
+    y = layer.forward(tape, x)
+    inside = x.storage
+    kept: dict[int, tuple[Size, str]] = {}
+    for node in [each() for each in tape.nodes]:
+        for storage in node.saved if node is not None else ():
+            if storage is not None and storage is not y.storage:
+                kept[id(storage)] = (storage.bytes, "input" if storage is inside else "")
+    return Counter(kept.values())
+
+
+__all__ = ["WIDTH", "Trace", "checkpointed", "saved_tensors", "trace"]

@@ -16,7 +16,8 @@ _NO_CONFIG: Mapping[str, Any] = {}
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """Weights beside the text layers that a text-only step holds but does not run: vision and audio encoders, projectors."""
+    """Weights beside the text layers that a text-only step holds but does not run: vision and audio encoders,
+    projectors."""
 
     name: str
     stored: tuple[Tensor, ...]
@@ -77,7 +78,8 @@ class Model:
 
     @cached_property
     def active_parameters(self) -> int:
-        """Parameters that one token's forward pass touches: routed experts by their share, embedding and head included."""
+        """Parameters that one token's forward pass touches: routed experts by their share, embedding and head
+        included."""
         routed = sum(tensor.elements for tensor in self.tensors() if tensor.experts)
         used = sum(tensor.active for tensor in self.tensors() if tensor.experts)
         return self.parameters - routed + used

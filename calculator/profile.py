@@ -1,6 +1,7 @@
 """A whole model on the tape: the traces of its layers put one after the other.
 
-A profile holds, for each phase of a step, the sizes of which the largest is that phase's need beyond weights, optimizer states
+A profile holds, for each phase of a step, the sizes of which the largest is that phase's need beyond weights,
+optimizer states
 and inputs. It depends on the model and the mode, not on batch and length, and is made once for each.
 """
 
@@ -17,27 +18,27 @@ from .tape import (
     FLOAT,
     HALF,
     LONG,
-    NOTHING,
     SEQUENCES,
+    SILENCE,
     TOKENS,
     WIDTH,
     Mode,
+    Moment,
     Node,
-    Size,
     Tape,
     Value,
     evaluate,
     front,
-    minus,
-    plus,
+    less,
     scaled,
+    together,
 )
 from .trace import Shared, Trace, checkpointed, trace
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Sizes in bytes by phase, and what stays.
+    """Moments in bytes by phase, and what stays.
 
     phases      name → moments, of which the largest counts
     gradients   of all parameters together
@@ -45,14 +46,14 @@ class Profile:
     cached      keys, values and states as transformers stores them at the end of the phase
     """
 
-    phases: dict[str, tuple[Size, ...]]
-    gradients: Size = NOTHING
-    saved_first: Size = NOTHING
-    cached: Size = NOTHING
+    phases: dict[str, tuple[Moment, ...]]
+    gradients: Moment = SILENCE
+    saved_first: Moment = SILENCE
+    cached: Moment = SILENCE
 
     def need(self, phase: str, sequences: int, length: int) -> int:
-        """Bytes of the largest moment of a phase, 0 where it has none."""
-        return max((evaluate(size, sequences, length) for size in self.phases[phase]), default=0)
+        """Bytes of the largest moment of a phase with its gradients, 0 where it has none."""
+        return max((evaluate(size, sequences, length) + size[6] for size in self.phases[phase]), default=0)
 
 
 def shared_tables(model: Model, mode: Mode) -> Shared:
@@ -67,9 +68,9 @@ def shared_tables(model: Model, mode: Mode) -> Shared:
     return tuple(made)
 
 
-def _bytes(shared: Shared, masks: bool) -> Size:
-    return plus(
-        NOTHING,
+def _bytes(shared: Shared, masks: bool) -> Moment:
+    return together(
+        SILENCE,
         *(scaled(size, WIDTH[dtype]) for name, size, dtype in shared if masks or not name.endswith("mask")),
     )
 
@@ -78,13 +79,13 @@ def _bytes(shared: Shared, masks: bool) -> Size:
 class EndTrace:
     """The tail of a training step: final norm, logits, loss, and the way back to the hidden states."""
 
-    forward: tuple[Size, ...]
-    loss_forward: tuple[Size, ...]
-    loss_backward: tuple[Size, ...]
-    backward: tuple[Size, ...]
-    saved: Size
-    gradients: Size
-    casts: Size
+    forward: tuple[Moment, ...]
+    loss_forward: tuple[Moment, ...]
+    loss_backward: tuple[Moment, ...]
+    backward: tuple[Moment, ...]
+    saved: Moment
+    gradients: Moment
+    casts: Moment
 
 
 @lru_cache(maxsize=1024)
@@ -102,7 +103,7 @@ def _tail(model: Model, mode: Mode, keep_logits: bool) -> EndTrace:
     tape.new(TOKENS, LONG)
     loss = cross_entropy(tape, logits)
     loss_forward = front(tape.moments)
-    casts = plus(NOTHING, *(storage.bytes for storage in tape.casts))
+    casts = together(SILENCE, *(storage.bytes for storage in tape.casts))
     tape.casts.clear()
     logits_node = logits.node
     held = logits if keep_logits else None
@@ -119,14 +120,14 @@ def _tail(model: Model, mode: Mode, keep_logits: bool) -> EndTrace:
     tape.run()
     backward = front(tape.moments)
     del node, logits_node, held, entry
-    gradients = plus(NOTHING, *(storage.bytes for storage in tape.gradients))
+    gradients = together(SILENCE, *(storage.bytes for storage in tape.gradients))
     return EndTrace(forward, loss_forward, loss_backward, backward, saved, gradients, casts)
 
 
 @lru_cache(maxsize=1024)
 def _embedding(model: Model, mode: Mode) -> Trace:
     tape = Tape(mode)
-    tape.moments = [NOTHING]
+    tape.moments = [SILENCE]
     x = model.embedding.forward(tape)
     forward, node = front(tape.moments), x.node
     size, dtype = x.elements, x.dtype
@@ -140,25 +141,25 @@ def _embedding(model: Model, mode: Mode) -> Trace:
     moments = list(tape.moments)
     if model.head.tied:  # the head's gradient of the table waits, and the sum is a third table
         table = scaled((model.embedding.vocabulary * model.embedding.width, 0, 0, 0, 0, 0), WIDTH[mode.weights])
-        moments += [plus(moment, table) for moment in moments]
+        moments += [together(moment, table) for moment in moments]
     del node
-    return Trace(forward, saved, front(moments), plus(NOTHING, *(storage.bytes for storage in tape.gradients)))
+    return Trace(forward, saved, front(moments), together(SILENCE, *(storage.bytes for storage in tape.gradients)))
 
 
-def _sparse(series: Sequence[tuple[Size, ...]]) -> list[Size]:
+def _sparse(series: Sequence[tuple[Moment, ...]]) -> list[Moment]:
     """The moments of equal layers along the model. Where they grow evenly only the two ends can be the largest."""
-    kept: list[Size] = []
+    kept: list[Moment] = []
     for index, moments in enumerate(series):
         if 0 < index < len(series) - 1:
-            step = tuple(minus(b, a) for a, b in zip(series[index - 1], moments, strict=True))
-            ahead = tuple(minus(b, a) for a, b in zip(moments, series[index + 1], strict=True))
+            step = tuple(less(b, a) for a, b in zip(series[index - 1], moments, strict=True))
+            ahead = tuple(less(b, a) for a, b in zip(moments, series[index + 1], strict=True))
             if step == ahead:
                 continue
         kept += moments
     return kept
 
 
-def _along(moments: dict[int, list[tuple[Size, ...]]]) -> list[Size]:
+def _along(moments: dict[int, list[tuple[Moment, ...]]]) -> list[Moment]:
     return [size for series in moments.values() for size in _sparse(series)]
 
 
@@ -172,45 +173,45 @@ def training_profile(
     width, dtype = model.hidden, mode.hidden
     start = _embedding(model, mode)
     embedded = scaled(TOKENS, width * WIDTH[dtype])
-    held = plus(start.saved, _bytes(shared, masks=True))
+    held = together(start.saved, _bytes(shared, masks=True))
     traces = [run(layer, mode, width, dtype, shared) for layer in model.layers]
     if not first_input_grad and traces:
         traces[0] = run(model.layers[0], _without_input_gradient(mode), width, dtype, shared)
 
-    forward: dict[int, list[tuple[Size, ...]]] = {}
+    forward: dict[int, list[tuple[Moment, ...]]] = {}
     saved = held
-    casts = NOTHING
+    casts = SILENCE
     for index, each in enumerate(traces):
-        waiting = plus(saved, embedded) if index and model.held_embedding else saved
+        waiting = together(saved, embedded) if index and model.held_embedding else saved
         if checkpointing == "full":
-            waiting = plus(waiting, casts)
-            casts = plus(casts, each.casts)
-        forward.setdefault(id(each), []).append(tuple(plus(waiting, moment) for moment in each.forward))
-        saved = plus(saved, each.saved)
+            waiting = together(waiting, casts)
+            casts = together(casts, each.casts)
+        forward.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.forward))
+        saved = together(saved, each.saved)
 
     tail = _tail(model, mode, keep_logits)
-    forward_moments = _along(forward) + [plus(held, moment) for moment in start.forward]
-    forward_moments += [plus(saved, casts, moment) for moment in tail.forward]
+    forward_moments = _along(forward) + [together(held, moment) for moment in start.forward]
+    forward_moments += [together(saved, casts, moment) for moment in tail.forward]
     if checkpointing != "full":
-        saved = minus(saved, minus(held, plus(start.saved, _bytes(shared, masks=False))))
-    loss = [plus(saved, casts, moment) for moment in tail.loss_forward]
-    loss += [plus(saved, moment) for moment in tail.loss_backward]
+        saved = less(saved, less(held, together(start.saved, _bytes(shared, masks=False))))
+    loss = [together(saved, casts, moment) for moment in tail.loss_forward]
+    loss += [together(saved, moment) for moment in tail.loss_backward]
 
-    backward: dict[int, list[tuple[Size, ...]]] = {}
-    last = [plus(saved, moment) for moment in tail.backward]
+    backward: dict[int, list[tuple[Moment, ...]]] = {}
+    last = [together(saved, moment) for moment in tail.backward]
     gradients = tail.gradients
     for each in reversed(traces):
-        saved = minus(saved, each.saved)
-        waiting = plus(saved, gradients)
-        backward.setdefault(id(each), []).append(tuple(plus(waiting, moment) for moment in each.backward))
-        gradients = plus(gradients, each.gradients)
-    last += [plus(gradients, moment) for moment in start.backward]
-    table_twice = start.gradients if model.head.tied else NOTHING
-    gradients = plus(gradients, minus(start.gradients, table_twice))
+        saved = less(saved, each.saved)
+        waiting = together(saved, gradients)
+        backward.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.backward))
+        gradients = together(gradients, each.gradients)
+    last += [together(gradients, moment) for moment in start.backward]
+    table_twice = start.gradients if model.head.tied else SILENCE
+    gradients = together(gradients, less(start.gradients, table_twice))
     return Profile(
         {"forward": front(forward_moments), "loss": front(loss), "backward": front(_along(backward) + last)},
         gradients,
-        traces[0].saved if traces else NOTHING,
+        traces[0].saved if traces else SILENCE,
     )
 
 
@@ -229,20 +230,20 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
     embedded = scaled(rows, width * WIDTH[dtype])
     held = _bytes(shared, masks=True)
     traces = [trace(layer, mode, width, dtype, shared) for layer in model.layers]
-    others = plus(NOTHING, *(each.before for each in traces))
-    moments: dict[int, list[tuple[Size, ...]]] = {}
+    others = together(SILENCE, *(each.before for each in traces))
+    moments: dict[int, list[tuple[Moment, ...]]] = {}
     for index, each in enumerate(traces):
-        others = minus(others, each.before)
-        waiting = plus(held, others, embedded) if index and model.held_embedding else plus(held, others)
-        moments.setdefault(id(each), []).append(tuple(plus(waiting, moment) for moment in each.forward))
-        others = plus(others, each.after)
+        others = less(others, each.before)
+        waiting = together(held, others, embedded) if index and model.held_embedding else together(held, others)
+        moments.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.forward))
+        others = together(others, each.after)
     whole = _along(moments)
     tape = Tape(mode)
     x = tape.new(scaled(rows, width), dtype)
     tape.moments = [tape.live]
     x = model.head.final(tape, x)
     logits = model.head.logits(tape, x, rows if all_logits and mode.step != "decode" else SEQUENCES)
-    whole += [plus(others, moment) for moment in tape.moments]
+    whole += [together(others, moment) for moment in tape.moments]
     del x, logits
     return Profile({mode.step: front(whole)}, cached=others)
 

@@ -2,7 +2,8 @@
 
 A `Value` has a size but no contents. Sizes are symbolic: integer vectors over `BASIS`, so that one trace of a layer
 answers for every batch and length. The tape knows what torch's operators allocate, what autograd saves of them
-for the backward pass and in which order the engine runs it; from that follow, for a layer, the bytes it keeps, and every
+for the backward pass and in which order the engine runs it; from that follow, for a layer, the bytes it keeps, and
+every
 moment that could be the peak of its forward or backward pass.
 
 Lifetimes are Python's own: a storage lives while a value, a saved slot or a gradient refers to it (CPython frees it at
@@ -23,7 +24,8 @@ from weakref import ref
 
 Size = tuple[int, int, int, int, int, int]
 
-# One, b sequences, s positions, b·s tokens, s² (a mask), b·s² (scores of one head). In a decode step the query is one token
+# One, b sequences, s positions, b·s tokens, s² (a mask), b·s² (scores of one head). In a decode step the query is
+# one token
 # and s is the length of the context, so scores are b·s and positions of the query are 1: see `Mode.rows`.
 BASIS = ("1", "b", "s", "b·s", "s²", "b·s²")
 NOTHING: Size = (0, 0, 0, 0, 0, 0)
@@ -38,6 +40,11 @@ HALF, FLOAT, BOOL, LONG, INT = "half", "float", "bool", "long", "int"
 WIDTH = {HALF: 2, FLOAT: 4, BOOL: 1, LONG: 8, INT: 4}
 
 
+# What is alive at one moment, in bytes: a size, and apart from it the gradients of parameters that stay until the step.
+Moment = tuple[int, int, int, int, int, int, int]
+SILENCE: Moment = (0, 0, 0, 0, 0, 0, 0)
+
+
 def scaled(size: Sequence[int], by: int) -> Size:
     """A size times an integer."""
     a, b, c, d, e, f = size
@@ -50,32 +57,54 @@ def plus(*sizes: Sequence[int]) -> Size:
     return (a, b, c, d, e, f)
 
 
-def minus(size: Sequence[int], other: Sequence[int]) -> Size:
-    """A size less another."""
-    a, b, c, d, e, f = map(sub, size, other)
-    return (a, b, c, d, e, f)
-
-
 def evaluate(size: Sequence[int], sequences: int, length: int) -> int:
-    """The number a size stands for, at so many sequences of so many tokens.
+    """The number a size stands for, at so many sequences of so many tokens; of a moment, the part without gradients.
 
     >>> evaluate((1, 0, 0, 2, 0, 0), sequences=3, length=5)
     31
     """
-    one, b, s, bs, ss, bss = size
-    return one + sequences * b + length * (s + sequences * bs + length * (ss + sequences * bss))
+    return (
+        size[0]
+        + sequences * size[1]
+        + length * (size[2] + sequences * size[3] + length * (size[4] + sequences * size[5]))
+    )
 
 
-def front(sizes: Iterable[Size]) -> tuple[Size, ...]:
-    """The sizes that no other exceeds in every term: the largest is among them, whatever batch and length."""
-    kept: list[Size] = []
-    for size in sorted(set(sizes), reverse=True):
-        a, b, c, d, e, f = size
-        for other in kept:
-            if a <= other[0] and b <= other[1] and c <= other[2] and d <= other[3] and e <= other[4] and f <= other[5]:
+def together(*sizes: Sequence[int]) -> Moment:
+    """The sum of sizes and moments, as a moment.
+
+    >>> together((1, 0, 0, 0, 0, 0), (1, 0, 0, 0, 0, 0, 5))
+    (2, 0, 0, 0, 0, 0, 5)
+    """
+    one = b = s = bs = ss = bss = gradients = 0
+    for size in sizes:
+        one += size[0]
+        b += size[1]
+        s += size[2]
+        bs += size[3]
+        ss += size[4]
+        bss += size[5]
+        if len(size) == 7:
+            gradients += size[6]
+    return (one, b, s, bs, ss, bss, gradients)
+
+
+def less(moment: Sequence[int], other: Sequence[int]) -> Moment:
+    """A moment less another."""
+    a, b, c, d, e, f, g = map(sub, moment, other)
+    return (a, b, c, d, e, f, g)
+
+
+def front(moments: Iterable[Moment]) -> tuple[Moment, ...]:
+    """The moments that no other exceeds in every term: the largest is among them, whatever batch and length."""
+    kept: list[Moment] = []
+    for moment in sorted(set(moments), reverse=True):
+        a, b, c, d, e, f, g = moment
+        for o in kept:
+            if a <= o[0] and b <= o[1] and c <= o[2] and d <= o[3] and e <= o[4] and f <= o[5] and g <= o[6]:
                 break
         else:
-            kept.append(size)
+            kept.append(moment)
     return tuple(kept)
 
 
@@ -162,12 +191,19 @@ class Storage:
 
     def __init__(self, tape: Tape, size: Size) -> None:
         self.tape = tape
-        self.bytes = size
-        tape.live = live = tuple(map(add, tape.live, size))  # type: ignore[assignment]
-        tape.moments.append(live)  # type: ignore[arg-type]
+        self.bytes: Moment = (*size, 0)
+        tape.live = live = tuple(map(add, tape.live, self.bytes))
+        tape.moments.append(live)
+
+    def settle(self) -> None:
+        """Become the gradient of a parameter: the same bytes, counted apart."""
+        one = self.bytes[0]
+        self.bytes = (0, *self.bytes[1:6], one)
+        a, b, c, d, e, f, g = self.tape.live
+        self.tape.live = (a - one, b, c, d, e, f, g + one)
 
     def __del__(self) -> None:
-        self.tape.live = tuple(map(sub, self.tape.live, self.bytes))  # type: ignore[assignment]
+        self.tape.live = tuple(map(sub, self.tape.live, self.bytes))
 
 
 class Node:
@@ -234,8 +270,8 @@ class Tape:
 
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
-        self.live: Size = NOTHING
-        self.moments: list[Size] = []
+        self.live: Moment = SILENCE
+        self.moments: list[Moment] = []
         self.nodes: list[ref[Node]] = []  # a node nobody needs any more goes, and what it saved with it
         self.gradients: list[Storage] = []
         self.casts: list[Storage] = []  # autocast's cache of 16-bit weights, dropped at the region's end
@@ -297,10 +333,9 @@ class Tape:
             self._record(out, inputs, kept, rule or _fresh)
         return out
 
-    def attach(
-        self, out: Value, inputs: Sequence[Value], saved: Sequence[Value], rule: Rule | None = None
-    ) -> Value:
-        """History for an output that is already there (a kernel of several outputs); gradients as large as the inputs."""
+    def attach(self, out: Value, inputs: Sequence[Value], saved: Sequence[Value], rule: Rule | None = None) -> Value:
+        """History for an output that is already there (a kernel of several outputs); gradients as large as the
+        inputs."""
         if self.recording:
             self.last_save = len(self.moments)
             self._record(out, inputs, [each.storage for each in saved], rule or _fresh_input)
@@ -338,7 +373,8 @@ class Tape:
         return self.operate(a.elements, a.dtype, (a,), (), save_output=True, dense=a.dense)
 
     def power(self, a: Value) -> Value:
-        """a to a constant power. Its gradient makes the power and its multiple on the way; autocast runs it in float32."""
+        """a to a constant power. Its gradient makes the power and its multiple on the way; autocast runs it in
+        float32."""
         a = self.cast(a, FLOAT) if self.mode.autocast else a
         return self.operate(a.elements, a.dtype, (a,), (a,), _power)
 
@@ -392,7 +428,9 @@ class Tape:
 
     # ------------------------------------------------------------------ products
 
-    def linear(self, x: Value, into: int, out: int, bias: bool = False, module: str = "", rows: Size | None = None) -> Value:
+    def linear(
+        self, x: Value, into: int, out: int, bias: bool = False, module: str = "", rows: Size | None = None
+    ) -> Value:
         """x · Wᵀ (+ bias), with adapters where the mode puts them on `module`.
 
         Saves x if the weight is trained; under autocast keeps a 16-bit copy of the weight.
@@ -522,6 +560,7 @@ class Tape:
     def _accumulate(self, target: Node | Leaf, index: int, grad: Value) -> None:
         if isinstance(target, Leaf):
             if grad.storage is not None:
+                grad.storage.settle()
                 self.gradients.append(grad.storage)
             return
         waiting = target.buffer[index]

@@ -1,6 +1,7 @@
 """One layer on the tape: what it keeps, and every moment of its forward and backward pass that could be the peak.
 
-Sizes count what the layer itself holds: its input (made by the layer before, alive until this one returns), its inner tensors,
+Sizes count what the layer itself holds: its input (made by the layer before, alive until this one returns), its
+inner tensors,
 its gradients; not the model's weights, nor what other layers hold. `profile` adds those.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from .tape import NOTHING, WIDTH, Mode, Node, Size, Storage, Tape, Value, front, plus, scaled
+from .tape import NOTHING, SILENCE, Mode, Moment, Node, Size, Storage, Tape, Value, front, scaled, together
 
 Shared = tuple[tuple[str, Size, str], ...]  # tables and masks made once for all layers: name, elements, dtype
 
@@ -29,18 +30,19 @@ class Trace:
     before, after   what is cached at the start and at the end of an inference step
     """
 
-    forward: tuple[Size, ...]
-    saved: Size = NOTHING
-    backward: tuple[Size, ...] = ()
-    gradients: Size = NOTHING
-    casts: Size = NOTHING
-    before: Size = NOTHING
-    after: Size = NOTHING
+    forward: tuple[Moment, ...]
+    saved: Moment = SILENCE
+    backward: tuple[Moment, ...] = ()
+    gradients: Moment = SILENCE
+    casts: Moment = SILENCE
+    before: Moment = SILENCE
+    after: Moment = SILENCE
 
 
-def _total(storages: Iterable[Storage]) -> Size:
+def total(storages: Iterable[Storage]) -> Moment:
+    """What some storages hold, each counted once."""
     unique = {id(storage): storage for storage in storages}
-    return plus(NOTHING, *(storage.bytes for storage in unique.values()))
+    return together(*(storage.bytes for storage in unique.values()))
 
 
 def _entry() -> Node:
@@ -63,10 +65,10 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
     entry = _entry()
     if mode.training and mode.input_grad:
         x.node = entry
-    before = NOTHING
+    before = SILENCE
     if mode.step == "decode":
         tape.cached = [Storage(tape, size) for size in old_cache(layer, mode)]
-        before = _total(tape.cached)
+        before = total(tape.cached)
     tape.moments = [tape.live]
     y = layer.forward(tape, x)
     forward = front(tape.moments)
@@ -74,7 +76,7 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
     node = y.node
     elements, kind = y.elements, y.dtype
     del y
-    casts, after = _total(tape.casts), _total(tape.cached)
+    casts, after = total(tape.casts), total(tape.cached)
     tape.casts.clear()
     if not mode.training:
         return Trace(forward, casts=casts, before=before, after=after)
@@ -84,12 +86,13 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
         node.buffer[0] = tape.new(elements, kind)
     tape.run()
     del node, entry
-    return Trace(forward, saved, front(tape.moments), _total(tape.gradients), casts)
+    return Trace(forward, saved, front(tape.moments), total(tape.gradients), casts)
 
 
 @lru_cache(maxsize=4096)
 def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -> Trace:
-    """The same layer under gradient checkpointing: only the input stays; the backward pass runs the layer again, keeping what
+    """The same layer under gradient checkpointing: only the input stays; the backward pass runs the layer again,
+    keeping what
     it saves, and stops as soon as the last of it is there. (torch.utils.checkpoint, non-reentrant)"""
     tape = _start(mode, shared)
     tape.saving = False
@@ -100,7 +103,7 @@ def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared 
         x.node = _entry()
     tape.moments = [tape.live]
     y = layer.forward(tape, x)
-    forward, casts = front(tape.moments), _total(tape.casts)
+    forward, casts = front(tape.moments), total(tape.casts)
     del y, x
 
     tape = _start(mode, shared)
@@ -121,7 +124,7 @@ def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared 
     del gradient
     tape.run()
     del node, entry
-    return Trace(forward, stored.bytes, front(moments + tape.moments), _total(tape.gradients), casts)
+    return Trace(forward, stored.bytes, front(moments + tape.moments), total(tape.gradients), casts)
 
 
 def old_cache(layer: Any, mode: Mode) -> tuple[Size, ...]:
@@ -130,7 +133,7 @@ def old_cache(layer: Any, mode: Mode) -> tuple[Size, ...]:
     return tuple(mixer.held(mode)) if hasattr(mixer, "held") else ()
 
 
-def saved_tensors(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -> Counter[tuple[Size, str]]:
+def saved_tensors(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -> Counter[tuple[Moment, str]]:
     """What autograd keeps of one layer: (elements, dtype) of each storage, counted."""
     tape = _start(mode, shared)
     x = tape.new(scaled(mode.queries, width), dtype)
@@ -139,7 +142,7 @@ def saved_tensors(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared
         x.node = entry
     y = layer.forward(tape, x)
     inside = x.storage
-    kept: dict[int, tuple[Size, str]] = {}
+    kept: dict[int, tuple[Moment, str]] = {}
     for node in [each() for each in tape.nodes]:
         for storage in node.saved if node is not None else ():
             if storage is not None and storage is not y.storage:
@@ -147,4 +150,4 @@ def saved_tensors(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared
     return Counter(kept.values())
 
 
-__all__ = ["WIDTH", "Trace", "checkpointed", "saved_tensors", "trace"]
+__all__ = ["NOTHING", "Trace", "checkpointed", "saved_tensors", "trace"]

@@ -130,7 +130,8 @@ def mistral(fields: Fields, name: str | None) -> Model:
 
 
 def qwen2(fields: Fields, name: str | None) -> Model:
-    """Qwen 1.5 to 2.5: a bias on q, k and v alone; windows only from `max_window_layers` on, and only if switched on."""
+    """Qwen 1.5 to 2.5: a bias on q, k and v alone; windows only from `max_window_layers` on, and only if switched
+    on."""
     count = fields.size("num_hidden_layers")
     return llama_like(fields, name, bias=True, output_bias=False, windows=switched_windows(fields, count))
 

@@ -1,4 +1,5 @@
-"""Attention over keys and values: multi-head, grouped and multi-query, with every variant of norms, windows and rotary."""
+"""Attention over keys and values: multi-head, grouped and multi-query, with every variant of norms, windows and
+rotary."""
 
 from __future__ import annotations
 
@@ -200,7 +201,9 @@ def _divided(size: Size, by: int) -> Size:
 
 
 def _inside(prefix: str, tensor: Tensor) -> Tensor:
-    return Tensor(f"{prefix}.{tensor.name}", tensor.shape, "attention", tensor.role, cut=tensor.cut, pieces=tensor.pieces)
+    return Tensor(
+        f"{prefix}.{tensor.name}", tensor.shape, "attention", tensor.role, cut=tensor.cut, pieces=tensor.pieces
+    )
 
 
 def remember(tape: Tape, k: Value, v: Value, layer: Attention) -> tuple[Value, Value]:

@@ -1,4 +1,5 @@
-"""How a decoder layer arranges its parts: norm before, after, on both sides, or attention and feed-forward side by side."""
+"""How a decoder layer arranges its parts: norm before, after, on both sides, or attention and feed-forward side by
+side."""
 
 from __future__ import annotations
 

@@ -115,7 +115,8 @@ class Head:
 
 
 def cross_entropy(tape: Tape, logits: Value) -> Value:
-    """transformers' ForCausalLMLoss: logits in float32, their log-softmax (saved), and the mean negative log-likelihood."""
+    """transformers' ForCausalLMLoss: logits in float32, their log-softmax (saved), and the mean negative
+    log-likelihood."""
     logits = tape.cast(logits, FLOAT)
     chances = tape.unary_output(logits)
     return tape.operate(LOSS, FLOAT, (chances,), (chances,), _loss_gradient)

@@ -108,7 +108,9 @@ class FeedForward:
             (self.down, self.hidden, self.intermediate, "ffn_down"),
         ):
             path = f"{self.prefix}.{name}" if self.prefix else name
-            made.append(Tensor(f"{path}.weight", (out, into), self.component, role, True, Cut.TENSOR, self.intermediate))
+            made.append(
+                Tensor(f"{path}.weight", (out, into), self.component, role, True, Cut.TENSOR, self.intermediate)
+            )
             if self.bias:
                 cut = Cut.NONE if role == "ffn_down" else Cut.TENSOR
                 made.append(Tensor(f"{path}.bias", (out,), self.component, "bias", False, cut, self.intermediate))

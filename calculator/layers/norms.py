@@ -68,7 +68,8 @@ def fused_norm(tape: Tape, x: Value, norm: Norm, rows: int) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm(Norm):
-    """torch's layer_norm: one kernel that saves its input, and mean and rstd in float32. Autocast runs it in float32."""
+    """torch's layer_norm: one kernel that saves its input, and mean and rstd in float32. Autocast runs it in
+    float32."""
 
     bias: bool = True
 

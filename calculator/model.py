@@ -39,6 +39,7 @@ class Model:
     default_precision  dtype of the published checkpoint
     quantization  the `quantization_config` of the configuration, if it has one
     held_embedding  whether the forward pass holds the embedding's output while the layers run
+    stated       parameters as a request states them, where only sizes are known; else None
     """
 
     name: str | None
@@ -54,6 +55,7 @@ class Model:
     quantization: Mapping[str, Any] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     held_embedding: bool = True
+    stated: int | None = None
 
     def tensors(self) -> Iterator[Tensor]:
         """Every stored tensor inside the count, layer by layer."""
@@ -74,7 +76,7 @@ class Model:
     @cached_property
     def parameters(self) -> int:
         """Parameters of the loaded model: unique tensors, no multi-token-prediction layers."""
-        return sum(tensor.elements for tensor in self.tensors())
+        return self.stated if self.stated is not None else sum(tensor.elements for tensor in self.tensors())
 
     @cached_property
     def active_parameters(self) -> int:

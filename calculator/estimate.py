@@ -56,6 +56,9 @@ class Estimate:
     engine_report  what that engine prints at start, in its own words and units (inference)
     states         weights, gradients, master copy and optimizer states in full (training)
     saved_per_layer  bytes autograd keeps of the first layer (training)
+    fit            what the reply says of a GPU: fits, gpu, gpu_count, gpu_memory_gib, used_gib, free_gib, ...
+    room           with a GPU, bytes that stay free on the fullest one inside what may be used there (under vllm and
+                   sglang: of the pool, beyond batch × length); negative where it does not fit
     assumed        defaults that were applied, by request field: they are echoed in `parameters`
     """
 
@@ -69,6 +72,7 @@ class Estimate:
     assumed: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     fit: dict[str, Any] | None = None
+    room: int | None = None
 
     @property
     def peak(self) -> Phase:

@@ -1,0 +1,302 @@
+"""The question turned around: the largest n that still fits, the fewest GPUs, and what to change so that it fits.
+
+Everything here asks the function that answers a plain request, so that a solved number is the boundary of those
+answers:
+with n it fits, with n + 1 it does not. `Estimate.room` (bytes left on the fullest GPU) must not grow with n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from .errors import CalculatorError, InvalidSetup
+from .estimate import Estimate
+from .gpus import GPU
+from .model import Model
+from .precisions import BITS
+from .setup import InferenceSetup, Lora, TrainingSetup
+
+Setup = TypeVar("Setup", InferenceSetup, TrainingSetup)
+Run = Callable[[Model, Any], Estimate]
+
+MOST_BATCH = 10**6
+MOST_LENGTH = 10**9
+MOST_GPUS = 1024  # beyond that a split is a project of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """The largest n (0 where not even the least fits), and what else than memory set the limit, if something did."""
+
+    n: int
+    limited_by: str | None = None
+
+
+def largest(room: Callable[[int], int], most: int, least: int = 1) -> int:
+    """The largest n in [least, most] with room(n) ≥ 0, or least - 1 where there is none. room never grows with n.
+
+    Interpolates, since memory is nearly a straight line, and bisects where that gains too little.
+
+    >>> largest(lambda n: 1000 - 7 * n, most=10**6)
+    142
+    """
+    low_room = room(least)
+    if low_room < 0:
+        return least - 1
+    high_room = room(most)
+    if high_room >= 0:
+        return most
+    low, high = least, most
+    step = 1
+    while high - low > 1 and low + step < high:  # gallop from below: the answer is often far from `most`
+        guess = low + step
+        here = room(guess)
+        if here < 0:
+            high, high_room = guess, here
+            break
+        fall = max(low_room - here, 1)
+        low, low_room = guess, here
+        step = max(2 * step, min(step * here // fall, 1024 * step))
+    turn = 0
+    while high - low > 1:
+        if turn % 3 == 2:
+            guess = (low + high) // 2
+        else:
+            guess = low + (high - low) * low_room // max(low_room - high_room, 1) + turn % 3
+        guess = min(max(guess, low + 1), high - 1)
+        here = room(guess)
+        if here >= 0:
+            low, low_room = guess, here
+        else:
+            high, high_room = guess, here
+        turn += 1
+    return low
+
+
+def room_of(run: Run, model: Model, setup: Any) -> int:
+    """Bytes left on the fullest GPU; a setup that cannot be is as good as one that does not fit."""
+    room = run(model, setup).room
+    if room is None:
+        raise InvalidSetup("say which gpu, or its gpu_memory_gib: without one there is nothing to fit into", "gpu")
+    return room
+
+
+def largest_batch(run: Run, model: Model, setup: Setup) -> Solved:
+    """The most sequences that fit, everything else as it is."""
+    n = largest(lambda n: room_of(run, model, replace(setup, batch_size=n)), MOST_BATCH)
+    return Solved(n, "limits.batch_size" if n == MOST_BATCH else None)
+
+
+def largest_length(run: Run, model: Model, setup: Setup) -> Solved:
+    """The longest sequences that fit, up to what the model was made for."""
+    most = min(model.max_context or MOST_LENGTH, MOST_LENGTH)
+    least = getattr(setup, "prompt_length", None) or 1
+    most = max(most, least)
+    n = largest(lambda n: room_of(run, model, replace(setup, sequence_length=n)), most, least)
+    if n < least:
+        return Solved(0, "prompt_length" if least > 1 else None)
+    if n < most:
+        return Solved(n)
+    return Solved(n, "max_context" if most == model.max_context else "limits.sequence_length")
+
+
+# ---------------------------------------------------------------------- how many GPUs
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """So many GPUs of a kind, how the work is split over them, and the answer there."""
+
+    gpu: GPU
+    gpu_count: int
+    split: Mapping[str, Any]
+    estimate: Estimate
+
+    @property
+    def total_memory(self) -> int:
+        """Bytes of all of them."""
+        return self.gpu.memory * self.gpu_count
+
+
+PARALLEL = ("tensor_parallel", "pipeline_parallel", "expert_parallel", "data_parallel", "context_parallel")
+
+
+def is_split(setup: Any) -> bool:
+    """Whether the request already says how the work is split."""
+    return any(getattr(setup, name, 1) != 1 for name in PARALLEL)
+
+
+def splits(setup: Any, count: int) -> Iterator[dict[str, Any]]:
+    """Ways to use `count` GPUs, the ones people try first first.
+
+    Inference: tensor parallelism inside a node, pipeline stages over nodes. Training: shards of everything over
+    data-parallel
+    ranks, with tensor parallelism where a layer is too much for one GPU.
+    """
+    if count == 1:
+        yield {}
+        return
+    ways = [each for each in range(min(count, 8), 0, -1) if count % each == 0]
+    if isinstance(setup, TrainingSetup):
+        for tensor in reversed(ways):
+            change: dict[str, Any] = {"data_parallel": count // tensor, "zero_stage": 3} if count > tensor else {}
+            if tensor > 1:
+                change["tensor_parallel"] = tensor
+            yield change
+    else:
+        for tensor in ways:
+            change = {"tensor_parallel": tensor} if tensor > 1 else {}
+            if count > tensor:
+                change["pipeline_parallel"] = count // tensor
+            yield change
+
+
+def fewest(run: Run, model: Model, setup: Setup, gpu: GPU, most: int = MOST_GPUS) -> Placement | None:
+    """The fewest GPUs of a kind that hold the work, None where `most` do not.
+
+    Counts start where the states alone would fill the cards: no split takes less.
+    """
+    if is_split(setup):
+        return _placed(run, model, replace(setup, gpu=gpu, gpu_count=None), gpu, {})
+    start = 2
+    first = _placed(run, model, replace(setup, gpu=gpu, gpu_count=None), gpu, {}, fits=False)
+    if first is not None:
+        if (first.estimate.room or 0) >= 0:
+            return first
+        held = min((phase.total for phase in first.estimate.phases), default=0)
+        weights = min((phase.bytes_of("model_weights") for phase in first.estimate.phases), default=held)
+        start = max(2, -(-weights // gpu.memory))
+    for count in range(start, most + 1):
+        for split in splits(setup, count):
+            found = _placed(run, model, replace(setup, gpu=gpu, gpu_count=None, **split), gpu, split)
+            if found is not None:
+                return found
+    return None
+
+
+def _placed(
+    run: Run, model: Model, setup: Any, gpu: GPU, split: Mapping[str, Any], fits: bool = True
+) -> Placement | None:
+    try:
+        estimate = run(model, setup)
+    except CalculatorError:
+        return None  # heads that do not divide, stages that outnumber layers, an engine that does not split so
+    if estimate.room is None or (fits and estimate.room < 0):
+        return None
+    count = int((estimate.fit or {}).get("gpu_count", 1))
+    return Placement(gpu, count, split, estimate)
+
+
+def placements(run: Run, model: Model, setup: Setup, catalogue: Iterable[GPU]) -> list[Placement]:
+    """Every GPU of the catalogue with the fewest needed, the least total memory first."""
+    found = [placed for gpu in catalogue if (placed := fewest(run, model, setup, gpu)) is not None]
+    return sorted(found, key=lambda placed: (placed.total_memory, placed.gpu_count, placed.gpu.name))
+
+
+# ---------------------------------------------------------------------- what to change
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """One change of the request, what it saves on the fullest GPU, and the answer it gives."""
+
+    change: Mapping[str, Any]
+    saves: int
+    total: int
+    fits: bool
+    estimate: Estimate
+
+
+def _inference_changes(model: Model, setup: InferenceSetup) -> Iterator[dict[str, Any]]:
+    if setup.attention == "eager":
+        yield {"attention": "flash"}
+    if setup.logits == "all":
+        yield {"logits": "last"}
+    if setup.kv_cache_precision not in ("fp8", "int8", "q8_0", "int4", "q4_0"):
+        yield {"kv_cache_precision": "q8_0" if setup.engine == "llama.cpp" else "fp8"}
+    if setup.precision is not None:
+        if BITS[setup.precision] > 16:
+            yield {"precision": "bfloat16"}
+        if BITS[setup.precision] > 8:
+            yield {"precision": "int8"}
+    elif not setup.quantization and not model.quantization:
+        if setup.engine == "llama.cpp":
+            yield {"quantization": "gguf-q8_0"}
+        else:
+            yield {"quantization": "fp8"}
+    if not is_split(setup) and setup.gpu_count is None:
+        for ways in (2, 4, 8):
+            yield {"tensor_parallel": ways}
+    if setup.precision is not None:
+        if BITS[setup.precision] > 4:
+            yield {"precision": "int4"}
+    elif not model.quantization and setup.quantization not in ("gguf-q4_k_m", "awq-int4"):
+        yield {"quantization": "gguf-q4_k_m" if setup.engine == "llama.cpp" else "awq-int4"}
+
+
+def _training_changes(model: Model, setup: TrainingSetup) -> Iterator[dict[str, Any]]:
+    if setup.attention == "eager":
+        yield {"attention": "sdpa"}
+    if setup.keep_logits:
+        yield {"keep_logits": False}
+    if setup.optimizer_implementation != "fused" and setup.optimizer in ("AdamW", "Adam"):
+        yield {"optimizer_implementation": "fused"}
+    if setup.loss == "standard":
+        yield {"loss": "fused"}
+    if setup.kernels == "standard":
+        yield {"kernels": "liger"}
+    if setup.gradient_checkpointing != "full":
+        yield {"gradient_checkpointing": "full"}
+    if not is_split(setup) and setup.gpu_count is None:
+        for ways in (2, 4, 8):
+            yield {"tensor_parallel": ways}
+    if setup.optimizer == "AdamW":
+        yield {"optimizer": "Quantized AdamW"}
+    if setup.method == "full":
+        yield {"method": "lora"}
+        yield {"method": "qlora"}
+    elif setup.method == "lora":
+        yield {"method": "qlora"}
+
+
+def suggestions(run: Run, model: Model, setup: Setup, now: Estimate) -> list[Suggestion]:
+    """Single changes that save memory on the fullest GPU, cheapest in quality first; each fits or at least helps.
+
+    Of several that add GPUs only the first that fits is listed.
+    """
+    changes = _inference_changes(model, setup) if isinstance(setup, InferenceSetup) else _training_changes(model, setup)
+    made: list[Suggestion] = []
+    for change in changes:
+        if "tensor_parallel" in change and any("tensor_parallel" in each.change and each.fits for each in made):
+            continue
+        suggested = suggestion(run, model, setup, now, change)
+        if suggested is not None and suggested.saves > 0:
+            made.append(suggested)
+    for name, solved in (("sequence_length", largest_length), ("batch_size", largest_batch)):
+        if getattr(setup, name) > 1:
+            try:
+                n = solved(run, model, setup).n
+            except CalculatorError:
+                continue
+            if 0 < n < getattr(setup, name):
+                suggested = suggestion(run, model, setup, now, {name: n})
+                if suggested is not None:
+                    made.append(suggested)
+    return made
+
+
+def suggestion(run: Run, model: Model, setup: Any, now: Estimate, change: Mapping[str, Any]) -> Suggestion | None:
+    """What one change gives, None where it cannot be made."""
+    applied: dict[str, Any] = dict(change)
+    if change.get("method") in ("lora", "qlora"):
+        applied |= {"lora": setup.lora or Lora()}
+    try:
+        then = run(model, replace(setup, **applied))
+    except CalculatorError:
+        return None
+    saves = now.fullest_peak.total - then.fullest_peak.total
+    if now.room is not None and then.room is not None and saves <= 0:
+        saves = then.room - now.room
+    return Suggestion(change, saves, then.peak.total, (then.room or 0) >= 0, then)

@@ -1,0 +1,122 @@
+"""The bundled models: each counts to its published figure, and is found under the names people use."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from calculator.architectures import READERS
+from calculator.errors import UnknownModel
+from calculator.library import MODELS, Entry, library, read_library
+
+ENTRIES = library().entries
+
+# Models whose count is not that of their layers, one by one with the reason.
+NOT_EXACT: dict[str, str] = {
+    "Kimi-K3": "no published model class: the count is that of the checkpoint",
+}
+
+
+def test_every_file_is_read() -> None:
+    assert library().problems == ()
+    assert len(ENTRIES) == len(list(MODELS.glob("*.json"))) > 300
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
+def test_a_model_counts_to_its_published_parameters(entry: Entry) -> None:
+    if entry.model_type not in READERS:
+        pytest.skip(f"no reader yet for {entry.model_type}")
+    if entry.name in NOT_EXACT:
+        assert entry.model.parameters != entry.parameter_count, "exact by now: take it off the list"
+        return
+    assert entry.model.parameters == entry.parameter_count
+    assert sum(entry.model.components().values()) == entry.parameter_count
+    assert entry.model.active_parameters <= entry.parameter_count
+
+
+def test_order_is_by_family_then_size() -> None:
+    order = [(entry.family.lower(), entry.parameter_count) for entry in ENTRIES]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("Qwen3-0.6B", "Qwen3-0.6B"),
+        ("qwen/QWEN3-0.6b", "Qwen3-0.6B"),
+        (" Qwen3 8B ", "Qwen3-8B"),
+        ("Qwen/Qwen3-8B-Base", "Qwen3-8B"),  # a sibling of the same sizes
+        ("meta-llama/Meta-Llama-3.1-8B", "Llama-3.1-8B"),  # renamed on the hub
+        ("llama-3-8b", "Meta-Llama-3-8B"),
+        ("mistral-7b", "Mistral-7B-v0.1"),
+        ("gpt-2", "gpt2"),
+    ],
+)
+def test_names_that_mean_a_model(asked: str, name: str) -> None:
+    entry, warning = library().get(asked)
+    assert (entry.name, warning) == (name, None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "words"),
+    [
+        ("Qwen3-7B", "Qwen3-8B", "never released"),
+        ("Qwen/Qwen3-7B", "Qwen3-8B", "never released"),
+        ("gemma-3-27b", "gemma-3-27b-it", "not bundled under that name"),
+        ("unsloth/Qwen3-8B", "Qwen3-8B", "not bundled under that name"),
+    ],
+)
+def test_names_that_mean_a_model_with_a_warning(asked: str, name: str, words: str) -> None:
+    entry, warning = library().get(asked)
+    assert entry.name == name
+    assert warning is not None and words in warning and name in warning
+
+
+@pytest.mark.parametrize(
+    ("asked", "method"),
+    [("Qwen/Qwen3-32B-FP8", "fp8"), ("nvidia/GLM-5.1-NVFP4", "modelopt"), ("Qwen/Qwen2.5-7B-Instruct-AWQ", "awq")],
+)
+def test_a_quantized_upload_is_its_base_model_in_that_format(asked: str, method: str) -> None:
+    entry, _ = library().get(asked)
+    base, _ = library().get(asked.rsplit("-", 1)[0].split("/")[1])
+    assert entry.hub_id == asked
+    assert entry.parameter_count == base.parameter_count
+    assert entry.config["quantization_config"]["quant_method"] == method
+    assert "quantization_config" not in base.config
+
+
+def test_an_unknown_name_is_answered_with_near_ones() -> None:
+    with pytest.raises(UnknownModel) as failure:
+        library().get("Qwen3-8C")
+    assert failure.value.message == "Model 'Qwen3-8C' not found"
+    assert "Qwen3-8B" in failure.value.suggestions
+
+
+def test_a_name_as_long_as_a_book_is_not_repeated() -> None:
+    with pytest.raises(UnknownModel) as failure:
+        library().get("x" * 1_000_000)
+    assert len(failure.value.message) < 200
+
+
+def test_a_damaged_file_is_reported_and_the_rest_served(tmp_path: Path) -> None:
+    good = (MODELS / "qwen3-0.6b.json").read_text(encoding="utf-8")
+    (tmp_path / "good.json").write_text(good, encoding="utf-8")
+    (tmp_path / "twice.json").write_text(good, encoding="utf-8")
+    (tmp_path / "cut.json").write_text(good[:100], encoding="utf-8")
+    (tmp_path / "list.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "lacks.json").write_text(json.dumps({"name": "x"}), encoding="utf-8")
+    found = read_library(tmp_path)
+    assert [entry.name for entry in found] == ["Qwen3-0.6B"]
+    assert [problem.split()[0] for problem in found.problems] == [
+        "bytes.json",
+        "cut.json",
+        "lacks.json",
+        "list.json",
+        "twice.json",
+    ]
+
+
+def test_a_missing_folder_is_a_problem_not_a_crash(tmp_path: Path) -> None:
+    found = read_library(tmp_path / "none")
+    assert len(found) == 0 and len(found.problems) == 1

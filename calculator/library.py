@@ -29,7 +29,7 @@ NEVER_RELEASED: Mapping[str, str] = {
     "Qwen3-7B": "Qwen3-8B",
 }
 
-# What people type → the model they mean. A name that differs from a bundled one by separators or an ending needs no row.
+# What people type → the model they mean. Names that differ by separators or an ending alone need no row.
 SHORT: Mapping[str, str] = {
     "bert-base": "bert-base-uncased",
     "bert-large": "bert-large-uncased",
@@ -171,7 +171,7 @@ class Library:
         self._found.setdefault(hub_id.rsplit("/", 1)[-1].lower(), (entry, None))
 
     def get(self, name: str) -> tuple[Entry, str | None]:
-        """The entry that a name, hub id or alias means, in any case, and a warning where that is not quite what was named.
+        """The entry that a name, hub id or alias means, in any case; a warning where that is not quite what was named.
 
         Raises UnknownModel, with the nearest names.
         """

@@ -9,6 +9,7 @@ from typing import Any
 
 from .layers.blocks import Block
 from .layers.ends import Embedding, Head
+from .layers.states import State
 from .tensors import COMPONENTS, Tensor
 
 _NO_CONFIG: Mapping[str, Any] = {}
@@ -39,6 +40,7 @@ class Model:
     default_precision  dtype of the published checkpoint
     quantization  the `quantization_config` of the configuration, if it has one
     held_embedding  whether the forward pass holds the embedding's output while the layers run
+    wide_residual  whether layers hand on float32 hidden states whatever the weights (Mamba)
     stated       parameters as a request states them, where only sizes are known; else None
     """
 
@@ -55,6 +57,7 @@ class Model:
     quantization: Mapping[str, Any] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     held_embedding: bool = True
+    wide_residual: bool = False
     stated: int | None = None
 
     def tensors(self) -> Iterator[Tensor]:
@@ -112,6 +115,10 @@ class Model:
     def state(self, tensor: int = 1) -> int:
         """Elements that all layers keep for one sequence whatever its length."""
         return sum(count * layer.state(tensor) for layer, count in self.distinct.items())
+
+    def states(self, tensor: int = 1) -> tuple[State, ...]:
+        """The same by kind and precision: what its bytes follow from."""
+        return tuple(each.times(count) for layer, count in self.distinct.items() for each in layer.states(tensor))
 
     @cached_property
     def distinct(self) -> dict[Block, int]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from .layers.blocks import Block
 from .layers.ends import cross_entropy
 from .model import Model
 from .tape import (
@@ -92,7 +93,7 @@ class EndTrace:
 def _tail(model: Model, mode: Mode, keep_logits: bool) -> EndTrace:
     tape = Tape(mode)
     head = model.head
-    x = tape.new(scaled(TOKENS, model.hidden), mode.hidden)
+    x = tape.new(scaled(TOKENS, model.hidden), FLOAT if model.wide_residual else mode.hidden)
     entry = Node((), [], lambda tape, grads, node: [])
     x.node = entry
     tape.moments = [tape.live]
@@ -174,7 +175,7 @@ def training_profile(
     start = _embedding(model, mode)
     embedded = scaled(TOKENS, width * WIDTH[dtype])
     held = together(start.saved, _bytes(shared, masks=True))
-    traces = [run(layer, mode, width, dtype, shared) for layer in model.layers]
+    traces = [run(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)]
     if not first_input_grad and traces:
         traces[0] = run(model.layers[0], _without_input_gradient(mode), width, dtype, shared)
 
@@ -215,6 +216,12 @@ def training_profile(
     )
 
 
+def _handed_on(model: Model, dtype: str) -> list[tuple[Block, str]]:
+    """The layers, each with the dtype of what it is given."""
+    between = FLOAT if model.wide_residual else dtype
+    return [(layer, between if index else dtype) for index, layer in enumerate(model.layers)]
+
+
 def _without_input_gradient(mode: Mode) -> Mode:
     from dataclasses import replace
 
@@ -229,7 +236,7 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
     rows = mode.queries
     embedded = scaled(rows, width * WIDTH[dtype])
     held = _bytes(shared, masks=True)
-    traces = [trace(layer, mode, width, dtype, shared) for layer in model.layers]
+    traces = [trace(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)]
     others = together(SILENCE, *(each.before for each in traces))
     moments: dict[int, list[tuple[Moment, ...]]] = {}
     for index, each in enumerate(traces):
@@ -239,7 +246,7 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
         others = together(others, each.after)
     whole = _along(moments)
     tape = Tape(mode)
-    x = tape.new(scaled(rows, width), dtype)
+    x = tape.new(scaled(rows, width), FLOAT if model.wide_residual else dtype)
     tape.moments = [tape.live]
     x = model.head.final(tape, x)
     logits = model.head.logits(tape, x, rows if all_logits and mode.step != "decode" else SEQUENCES)

@@ -226,13 +226,14 @@ class Node:
 
 
 class Leaf:
-    """A trained parameter: its gradient stays when the backward pass is over."""
+    """A trained parameter: its gradient stays when the backward pass is over, unless another use of it holds it."""
 
-    __slots__ = ("dtype", "elements")
+    __slots__ = ("borrowed", "dtype", "elements")
 
-    def __init__(self, elements: int, dtype: str) -> None:
+    def __init__(self, elements: int, dtype: str, borrowed: bool = False) -> None:
         self.elements = elements
         self.dtype = dtype
+        self.borrowed = borrowed
 
 
 class Value:
@@ -277,6 +278,7 @@ class Tape:
         self.casts: list[Storage] = []  # autocast's cache of 16-bit weights, dropped at the region's end
         self.cached: list[Storage] = []  # keys, values and states that stay for the next step
         self.shared: dict[str, Value] = {}  # what every layer of the model sees: rotary tables, masks
+        self.borrowing = False  # parameters made now belong to another layer, where their gradients are counted
         self.recording = mode.training
         self.saving = True  # a checkpointed forward pass records but keeps nothing
         self.last_save = 0  # moments seen when something was last saved: a recomputation stops there
@@ -291,7 +293,7 @@ class Tape:
         """A parameter: counted elsewhere, a leaf of the graph where it is trained."""
         dtype = dtype or self.mode.weights
         trained = not self.mode.frozen if trained is None else trained
-        leaf = Leaf(elements, dtype) if trained and self.recording else None
+        leaf = Leaf(elements, dtype, self.borrowing) if trained and self.recording else None
         return Value((elements, 0, 0, 0, 0, 0), dtype, None, leaf)
 
     def view(self, value: Value, elements: Size | None = None, dense: bool = True) -> Value:
@@ -559,7 +561,7 @@ class Tape:
 
     def _accumulate(self, target: Node | Leaf, index: int, grad: Value) -> None:
         if isinstance(target, Leaf):
-            if grad.storage is not None:
+            if grad.storage is not None and not target.borrowed:
                 grad.storage.settle()
                 self.gradients.append(grad.storage)
             return

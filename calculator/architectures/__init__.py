@@ -11,9 +11,10 @@ from ..errors import InvalidConfig, UnknownName, nearest
 from ..model import Model
 from .fields import Fields
 from .llama import READERS as LLAMA
+from .state_space import READERS as STATE_SPACE
 from .table import Reader
 
-READERS: dict[str, Reader] = {**LLAMA}
+READERS: dict[str, Reader] = {**LLAMA, **STATE_SPACE}
 
 
 def read_model(config: Mapping[str, Any], name: str | None = None) -> Model:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from ..tape import Tape, Value
 from ..tensors import Tensor
 from .norms import Norm
+from .states import State
 
 
 class Part(Protocol):
@@ -49,6 +50,10 @@ class Block:
     def state(self, tensor: int = 1) -> int:
         """Elements kept for a sequence whatever its length."""
         return self.mixer.state(tensor) if self.mixer is not None else 0
+
+    def states(self, tensor: int = 1) -> tuple[State, ...]:
+        """The same by kind and precision."""
+        return self.mixer.states(tensor) if self.mixer is not None and hasattr(self.mixer, "states") else ()
 
     def forward(self, tape: Tape, x: Value) -> Value:
         """x: hidden states, as many out."""

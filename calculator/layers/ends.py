@@ -71,6 +71,7 @@ class Head:
     projected  width the hidden states are brought to before the matrix (opt-350m), else 0
     softcap    whether logits are capped by tanh (Gemma 2)
     scaled     whether logits are multiplied by a constant (Cohere, Granite)
+    widened    whether logits are handed on in float32 (Mamba)
     """
 
     vocabulary: int
@@ -82,6 +83,7 @@ class Head:
     projected: int = 0
     softcap: bool = False
     scaled: bool = False
+    widened: bool = False
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The norm's weights and the matrix, unless it is the embedding's."""
@@ -111,7 +113,7 @@ class Head:
             logits = tape.scale(logits)
         if self.softcap:
             logits = tape.scale(tape.unary_output(tape.scale(logits)))
-        return logits
+        return tape.cast(logits, FLOAT) if self.widened else logits
 
 
 def cross_entropy(tape: Tape, logits: Value) -> Value:

@@ -95,10 +95,14 @@ class Model:
         return sum(tensor.elements for tensor in self.speculative)
 
     @cached_property
+    def reaches(self) -> frozenset[int | None]:
+        """The windows of its layers of attention: None stands for the whole context."""
+        return frozenset(getattr(layer.mixer, "window", None) for layer in self.distinct if layer.mixer is not None)
+
+    @cached_property
     def windows(self) -> tuple[int, ...]:
         """The windows its layers use, smallest first."""
-        found = {getattr(layer.mixer, "window", None) for layer in self.layers}
-        return tuple(sorted(window for window in found if window))
+        return tuple(sorted(window for window in self.reaches if window))
 
     @property
     def hidden(self) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from .layers.attention import kept_rows
 from .layers.blocks import Block
 from .layers.ends import cross_entropy
 from .model import Model
@@ -60,12 +61,16 @@ class Profile:
 def shared_tables(model: Model, mode: Mode) -> Shared:
     """Rotary tables and masks as every layer sees them: name, elements, dtype."""
     made = [(name, scaled(mode.query_positions, width), mode.hidden) for name, width in model.tables]
+    exceeded = [window for window in model.windows if window in mode.exceeded]
     if mode.attention == "eager":
-        made.append(("mask", mode.scores, mode.hidden))
-        if model.windows:
-            made.append(("window_mask", mode.scores, mode.hidden))
-    elif mode.attention == "sdpa" and mode.step != "decode" and any(w in mode.exceeded for w in model.windows):
-        made.append(("window_mask", mode.mask, BOOL))
+        if None in model.reaches:
+            made.append(("mask", mode.scores, mode.hidden))
+        for window in model.windows:
+            kept = kept_rows(mode.exceeded, window) if mode.step == "decode" else mode.scores
+            made.append(("window_mask", kept, mode.hidden))
+    elif mode.attention == "sdpa" and exceeded:
+        for window in exceeded:
+            made.append(("window_mask", (window, 0, 0, 0, 0, 0) if mode.step == "decode" else mode.mask, BOOL))
     return tuple(made)
 
 
@@ -125,26 +130,51 @@ def _tail(model: Model, mode: Mode, keep_logits: bool) -> EndTrace:
     return EndTrace(forward, loss_forward, loss_backward, backward, saved, gradients, casts)
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The embedding, and what the model's own variables hold while the layers run.
+
+    beside   held besides the embedding's output
+    output   the embedding's output where it is held too
+    """
+
+    trace: Trace
+    beside: Moment
+    output: Moment
+
+
 @lru_cache(maxsize=1024)
-def _embedding(model: Model, mode: Mode) -> Trace:
+def _embedding(model: Model, mode: Mode) -> Start:
     tape = Tape(mode)
     tape.moments = [SILENCE]
     x = model.embedding.forward(tape)
     forward, node = front(tape.moments), x.node
-    size, dtype = x.elements, x.dtype
-    del x
+    size, dtype, inside = x.elements, x.dtype, x.storage
+    whole = together(scaled(size, WIDTH[dtype]))
+    output = whole if any(each.storage is inside for each in tape.held) else SILENCE
+    with_held = tape.live
+    del x, inside
+    tape.held.clear()
     saved = tape.live
+    beside = less(less(with_held, saved), whole)
+    if not model.held_embedding:
+        beside = output = SILENCE
     if not mode.training or not isinstance(node, Node):
-        return Trace(forward, saved)
+        return Start(Trace(forward, saved), beside, output)
     tape.moments = []
     node.buffer[0] = tape.new(size, dtype)
     tape.run()
     moments = list(tape.moments)
-    if model.head.tied:  # the head's gradient of the table waits, and the sum is a third table
-        table = scaled((model.embedding.vocabulary * model.embedding.width, 0, 0, 0, 0, 0), WIDTH[mode.weights])
-        moments += [together(moment, table) for moment in moments]
+    if model.head.tied:  # the sum with the head's gradient of the table is a tensor of its own
+        moments.append(together(tape.live, (0, 0, 0, 0, 0, 0, _table(model, mode))))
     del node
-    return Trace(forward, saved, front(moments), together(SILENCE, *(storage.bytes for storage in tape.gradients)))
+    gradients = together(SILENCE, *(storage.bytes for storage in tape.gradients))
+    return Start(Trace(forward, saved, front(moments), gradients), beside, output)
+
+
+def _table(model: Model, mode: Mode) -> int:
+    """Bytes of the table of tokens."""
+    return model.embedding.vocabulary * model.embedding.width * WIDTH[mode.weights]
 
 
 def _sparse(series: Sequence[tuple[Moment, ...]]) -> list[Moment]:
@@ -173,8 +203,7 @@ def training_profile(
     run = checkpointed if checkpointing == "full" else trace
     width, dtype = model.hidden, mode.hidden
     start = _embedding(model, mode)
-    embedded = scaled(TOKENS, width * WIDTH[dtype])
-    held = together(start.saved, _bytes(shared, masks=True))
+    held = together(start.trace.saved, _bytes(shared, masks=True))
     traces = [run(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)]
     if not first_input_grad and traces:
         traces[0] = run(model.layers[0], _without_input_gradient(mode), width, dtype, shared)
@@ -183,7 +212,7 @@ def training_profile(
     saved = held
     casts = SILENCE
     for index, each in enumerate(traces):
-        waiting = together(saved, embedded) if index and model.held_embedding else saved
+        waiting = together(saved, start.beside, start.output if index and not traces[0].keeps_input else SILENCE)
         if checkpointing == "full":
             waiting = together(waiting, casts)
             casts = together(casts, each.casts)
@@ -191,10 +220,11 @@ def training_profile(
         saved = together(saved, each.saved)
 
     tail = _tail(model, mode, keep_logits)
-    forward_moments = _along(forward) + [together(held, moment) for moment in start.forward]
-    forward_moments += [together(saved, casts, moment) for moment in tail.forward]
+    forward_moments = _along(forward) + [together(held, moment) for moment in start.trace.forward]
+    inputs = together(start.beside, SILENCE if traces and traces[0].keeps_input else start.output)
+    forward_moments += [together(saved, casts, inputs, moment) for moment in tail.forward]
     if checkpointing != "full":
-        saved = less(saved, less(held, together(start.saved, _bytes(shared, masks=False))))
+        saved = less(saved, less(held, together(start.trace.saved, _bytes(shared, masks=False))))
     loss = [together(saved, casts, moment) for moment in tail.loss_forward]
     loss += [together(saved, moment) for moment in tail.loss_backward]
 
@@ -206,9 +236,10 @@ def training_profile(
         waiting = together(saved, gradients)
         backward.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.backward))
         gradients = together(gradients, each.gradients)
-    last += [together(gradients, moment) for moment in start.backward]
-    table_twice = start.gradients if model.head.tied else SILENCE
-    gradients = together(gradients, less(start.gradients, table_twice))
+    last += [together(gradients, moment) for moment in start.trace.backward]
+    gradients = together(gradients, start.trace.gradients)
+    if model.head.tied and not mode.frozen:  # the head's and the embedding's gradient of the table are one in the end
+        gradients = less(gradients, (0, 0, 0, 0, 0, 0, _table(model, mode)))
     return Profile(
         {"forward": front(forward_moments), "loss": front(loss), "backward": front(_along(backward) + last)},
         gradients,
@@ -234,21 +265,24 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
     shared = shared_tables(model, mode)
     width, dtype = model.hidden, mode.hidden
     rows = mode.queries
-    embedded = scaled(rows, width * WIDTH[dtype])
-    held = _bytes(shared, masks=True)
+    start = _embedding(model, mode)
+    held = together(_bytes(shared, masks=True), start.beside)
     traces = [trace(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)]
     others = together(SILENCE, *(each.before for each in traces))
+    whole = [together(others, moment) for moment in start.trace.forward]
     moments: dict[int, list[tuple[Moment, ...]]] = {}
     for index, each in enumerate(traces):
         others = less(others, each.before)
-        waiting = together(held, others, embedded) if index and model.held_embedding else together(held, others)
+        waiting = together(held, others, start.output) if index else together(held, others)
         moments.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.forward))
         others = together(others, each.after)
-    whole = _along(moments)
+    whole += _along(moments)
     tape = Tape(mode)
     x = tape.new(scaled(rows, width), FLOAT if model.wide_residual else dtype)
     tape.moments = [tape.live]
     x = model.head.final(tape, x)
+    whole += [together(held, others, start.output, moment) for moment in tape.moments]
+    tape.moments = []
     logits = model.head.logits(tape, x, rows if all_logits and mode.step != "decode" else SEQUENCES)
     whole += [together(others, moment) for moment in tape.moments]
     del x, logits

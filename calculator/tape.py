@@ -277,6 +277,8 @@ class Tape:
         self.gradients: list[Storage] = []
         self.casts: list[Storage] = []  # autocast's cache of 16-bit weights, dropped at the region's end
         self.cached: list[Storage] = []  # keys, values and states that stay for the next step
+        self.lingering: list[Value] = []  # what a layer's local variables hold until it returns
+        self.held: list[Value] = []  # what the model's own local variables hold while the layers run
         self.shared: dict[str, Value] = {}  # what every layer of the model sees: rotary tables, masks
         self.borrowing = False  # parameters made now belong to another layer, where their gradients are counted
         self.recording = mode.training
@@ -443,7 +445,12 @@ class Tape:
         y = self._product(x, weight, rows, out, bias)
         adapter = self.mode.adapter
         if adapter and module and adapter.takes(module):
-            y = self._adapted(x, y, into, out, rows, adapter)
+            result = y.dtype
+            low = self.cast(x, adapter.dtype)  # the copy stays until the layer returns
+            update = self._update(low, into, out, rows, adapter)
+            y = self.add(y, update)
+            del update
+            y = self.cast(y, result)
         return y
 
     def _product(self, x: Value, weight: Value, rows: Size, out: int, bias: bool) -> Value:
@@ -477,18 +484,12 @@ class Tape:
             self.casts.append(copy.storage)
         return copy
 
-    def _adapted(self, x: Value, y: Value, into: int, out: int, rows: Size, adapter: Adapter) -> Value:
-        """peft's forward: the input in the adapter's dtype, down, up, scaled, added, and back in the result's dtype."""
-        result = y.dtype
-        low = x if self.mode.autocast else self.cast(x, adapter.dtype)
+    def _update(self, low: Value, into: int, out: int, rows: Size, adapter: Adapter) -> Value:
+        """What peft adds to a linear layer's result: down, up, scaled."""
         down = self._product(low, self.parameter(into * adapter.rank, True, adapter.dtype), rows, adapter.rank, False)
         up = self._product(down, self.parameter(adapter.rank * out, True, adapter.dtype), rows, out, False)
-        del down, low
-        update = self.scale(up)
-        del up
-        total = self.add(y, update)
-        del y, update
-        return self.cast(total, result)
+        del down
+        return self.scale(up)
 
     def matmul(self, a: Value, b: Value, elements: Size) -> Value:
         """A batched product of two activations: saves both."""
@@ -533,6 +534,14 @@ class Tape:
                 self._run_node(node)
             del node
         self.nodes = [ref(node) for node in nodes]
+
+    def first_that_saved(self) -> Node | None:
+        """The recorded node that saved something and will run first."""
+        for each in reversed(self.nodes):
+            node = each()
+            if node is not None and node.saved:
+                return node
+        return None
 
     def _run_node(self, node: Node) -> None:
         grads, node.buffer = node.buffer, [None] * node.outputs

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from .tape import NOTHING, SILENCE, Mode, Moment, Node, Size, Storage, Tape, Value, front, scaled, together
+from .tape import NOTHING, SILENCE, Mode, Moment, Node, Size, Storage, Tape, Value, front, less, scaled, together
 
 Shared = tuple[tuple[str, Size, str], ...]  # tables and masks made once for all layers: name, elements, dtype
 
@@ -28,6 +28,7 @@ class Trace:
     gradients  gradients of the layer's parameters, which stay
     casts      autocast's 16-bit weights, which live until the region ends
     before, after   what is cached at the start and at the end of an inference step
+    keeps_input     whether `saved` includes the input
     """
 
     forward: tuple[Moment, ...]
@@ -37,6 +38,7 @@ class Trace:
     casts: Moment = SILENCE
     before: Moment = SILENCE
     after: Moment = SILENCE
+    keeps_input: bool = False
 
 
 def total(storages: Iterable[Storage]) -> Moment:
@@ -71,13 +73,17 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
         before = total(tape.cached)
     tape.moments = [tape.live]
     y = layer.forward(tape, x)
+    tape.lingering.clear()
     forward = front(tape.moments)
+    inside = x.storage
     del x
     node = y.node
     elements, kind = y.elements, y.dtype
     del y
     casts, after = total(tape.casts), total(tape.cached)
     tape.casts.clear()
+    with_input = tape.live
+    del inside
     if not mode.training:
         return Trace(forward, casts=casts, before=before, after=after)
     saved = tape.live
@@ -86,14 +92,16 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
         node.buffer[0] = tape.new(elements, kind)
     tape.run()
     del node, entry
-    return Trace(forward, saved, front(tape.moments), total(tape.gradients), casts)
+    return Trace(
+        forward, saved, front(tape.moments), total(tape.gradients), casts, keeps_input=saved == with_input
+    )
 
 
 @lru_cache(maxsize=4096)
 def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -> Trace:
     """The same layer under gradient checkpointing: only the input stays; the backward pass runs the layer again,
-    keeping what
-    it saves, and stops as soon as the last of it is there. (torch.utils.checkpoint, non-reentrant)"""
+    keeping what it saves, and stops as soon as the last of it is there. What the backward pass made before it first
+    asked for something saved is there meanwhile. (torch.utils.checkpoint, non-reentrant)"""
     tape = _start(mode, shared)
     tape.saving = False
     x = tape.new(scaled(mode.queries, width), dtype)
@@ -103,6 +111,7 @@ def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared 
         x.node = _entry()
     tape.moments = [tape.live]
     y = layer.forward(tape, x)
+    tape.lingering.clear()
     forward, casts = front(tape.moments), total(tape.casts)
     del y, x
 
@@ -114,17 +123,23 @@ def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared 
         x.node = entry
     tape.moments = [tape.live]
     y = layer.forward(tape, x)
+    tape.lingering.clear()
     moments = tape.moments[: max(tape.last_save, 1)]
     node = y.node
     del y
     tape.casts.clear()
-    tape.moments = []
     if isinstance(node, Node):
         node.buffer[0] = gradient
     del gradient
+    before = tape.live
+    tape.run(until=tape.first_that_saved())
+    moments = [together(moment, less(tape.live, before)) for moment in moments]
+    tape.moments = []
     tape.run()
     del node, entry
-    return Trace(forward, stored.bytes, front(moments + tape.moments), total(tape.gradients), casts)
+    return Trace(
+        forward, stored.bytes, front(moments + tape.moments), total(tape.gradients), casts, keeps_input=True
+    )
 
 
 def old_cache(layer: Any, mode: Mode) -> tuple[Size, ...]:

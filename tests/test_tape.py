@@ -2,10 +2,13 @@
 
 import pytest
 
+from calculator.architectures import read_model
 from calculator.layers.attention import Attention
 from calculator.layers.blocks import PreNormBlock
 from calculator.layers.feed_forward import GatedFeedForward
 from calculator.layers.norms import RMSNorm
+from calculator.model import Model
+from calculator.profile import inference_profile, training_profile
 from calculator.tape import FLOAT, HALF, Adapter, Mode, evaluate, front
 from calculator.trace import trace
 
@@ -100,3 +103,50 @@ def test_gradients_are_as_large_as_the_trained_parameters() -> None:
 def test_front_keeps_only_what_nothing_exceeds() -> None:
     one, two, other = (1, 0, 0, 0, 0, 0, 0), (2, 0, 0, 0, 0, 0, 0), (0, 0, 0, 5, 0, 0, 0)
     assert front([one, two, other]) == (two, other)
+
+
+def grouped_window_model(**fields: object) -> Model:
+    """A small Mistral whose window a sequence of 256 tokens exceeds."""
+    return read_model(
+        {
+            "model_type": "mistral",
+            "vocab_size": 1200,
+            "hidden_size": 384,
+            "intermediate_size": 1000,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "sliding_window": 128,
+            **fields,
+        }
+    )
+
+
+def test_the_first_decode_step_of_a_sliding_layer_holds_the_whole_prompt_and_both_joined_copies() -> None:
+    # counted with torch 2.13.0 and transformers 5.23.0: 14,807,216 less 14,211,840 of weights, 256 of buffers, 2,056
+    # of ids. The prompt's eight storages of 2·256·64 elements, the window's first two of 2·128·64, and what a layer
+    # of one token makes.
+    model = grouped_window_model()
+    mode = Mode(step="decode", one=True, exceeded=frozenset({128}))
+    need = inference_profile(model, mode).need("decode", 1, 257)
+    storages = 8 * 2 * 2 * 256 * 64 + 2 * 2 * 2 * 128 * 64
+    assert storages < need < storages + 8_000
+    assert abs(need - (14_807_216 - 14_211_840 - 256 - 2_056)) < 1_000
+
+
+def test_checkpointing_finds_gradients_of_adapters_waiting_when_it_runs_a_layer_again() -> None:
+    # counted with torch 2.13.0, transformers 5.23.0 and peft 0.21.2: 24,474,912 in all; weights 14,211,840 and
+    # adapters 859,136, ids and labels 4,096, buffers 256
+    model = grouped_window_model(model_type="llama", sliding_window=None)
+    mode = Mode(one=True, frozen=True, adapter=Adapter(8, ("all-linear",), FLOAT))
+    profile = training_profile(model, mode, "full", first_input_grad=False)
+    assert profile.need("backward", 1, 256) == pytest.approx(24_474_912 - 14_211_840 - 859_136 - 4_352, rel=3e-3)
+
+
+def test_the_sum_of_two_gradients_of_a_tied_table_is_a_third_table() -> None:
+    # at the sum the embedding's incoming gradient is gone: everything of the layers and the norm, and three tables
+    model = grouped_window_model(model_type="llama", sliding_window=None, tie_word_embeddings=True, vocab_size=20_000)
+    profile = training_profile(model, Mode(one=True))
+    table = 20_000 * 384 * 2
+    others = 2 * model.parameters - table
+    assert profile.need("backward", 1, 4) == others + 3 * table

@@ -216,7 +216,9 @@ def remember(tape: Tape, k: Value, v: Value, layer: Attention) -> tuple[Value, V
         return k, v
     if mode.step == "decode":
         rows = kept_rows(mode.exceeded, layer.window)
+        spare = list(tape.cached) if layer.window is not None else []  # a sliding layer drops both when both are joined
         k, v = joined_to_cache(tape, k, rows, layer.key_width), joined_to_cache(tape, v, rows, layer.key_width)
+        del spare
     else:
         k, v = tape.operate(k.elements, k.dtype, (k,)), tape.operate(v.elements, v.dtype, (v,))
         keep(tape, k)
@@ -257,8 +259,7 @@ def eager(tape: Tape, q: Value, k: Value, v: Value, layer: Attention) -> Value:
     """The Python attention of transformers: repeated heads, scores, a float32 softmax, and its 16-bit copy."""
     groups = layer.heads // layer.kv_heads
     key, value = _repeated(tape, k, groups, layer), _repeated(tape, v, groups, layer)
-    scores = scaled(tape.mode.scores, layer.heads)
-    weights = tape.scale(tape.matmul(q, key, scores))
+    weights = tape.scale(tape.matmul(q, key, score_entries(tape.mode, layer)))
     mask = tape.shared.get("mask")
     if layer.window is not None and layer.window in tape.mode.exceeded:
         mask = tape.shared.get("window_mask", mask)
@@ -266,8 +267,15 @@ def eager(tape: Tape, q: Value, k: Value, v: Value, layer: Attention) -> Value:
         weights = tape.add(weights, mask)
     weights = tape.cast(tape.softmax(tape.cast(weights, FLOAT)), q.dtype)
     weights = tape.dropout(weights, layer.dropout)
+    tape.lingering.append(weights)  # handed back to the decoder layer, whose local variable holds them
     out = tape.matmul(weights, value, q.elements)
     return tape.copy(tape.turn(out))
+
+
+def score_entries(mode: Mode, layer: Attention) -> Size:
+    """Entries of the scores of all heads: in a decode step one row over the tokens that are kept."""
+    rows = kept_rows(mode.exceeded, layer.window) if mode.step == "decode" else mode.scores
+    return scaled(rows, layer.heads)
 
 
 def _repeated(tape: Tape, x: Value, times: int, layer: Attention) -> Value:
@@ -285,10 +293,10 @@ def scaled_dot_product(tape: Tape, q: Value, k: Value, v: Value, layer: Attentio
     if mode.autocast:
         q, k, v = tape.cast(q, HALF), tape.cast(k, HALF), tape.cast(v, HALF)
     masked = layer.window is not None and layer.window in mode.exceeded and mode.attention == "sdpa"
-    if mode.step == "decode":
-        masked = False
     groups = layer.heads // layer.kv_heads
     grouped = groups > 1
+    if masked and mode.step == "decode":
+        grouped = False  # the heads of a group become positions: a view
     if grouped and masked:
         k, v = _repeated(tape, k, groups, layer), _repeated(tape, v, groups, layer)
         grouped = False
@@ -324,17 +332,17 @@ def efficient(tape: Tape, q: Value, k: Value, v: Value, layer: Attention, masked
 
 def math(tape: Tape, q: Value, k: Value, v: Value, layer: Attention, masked: bool) -> Value:
     """The fallback in plain operators, in float32: repeated heads and whole score matrices."""
-    dtype = q.dtype
+    mode, dtype = tape.mode, q.dtype
     q, k, v = tape.cast(q, FLOAT), tape.cast(k, FLOAT), tape.cast(v, FLOAT)
     groups = layer.heads // layer.kv_heads
     if groups > 1:
         k, v = tape.repeat(k, groups), tape.repeat(v, groups)
     q = tape.scale(q)
     mask = None
-    if tape.mode.step != "decode":
-        mask = tape.new(tape.mode.mask, BOOL)
-        mask = tape.new(tape.mode.mask, FLOAT)
-    scores = tape.matmul(q, tape.scale(k), scaled(tape.mode.scores, layer.heads))
+    if mode.step != "decode":
+        mask = tape.new(mode.mask, BOOL)
+        mask = tape.new(mode.mask, FLOAT)
+    scores = tape.matmul(q, tape.scale(k), score_entries(mode, layer))
     weights = tape.unary_output(scores)
     del scores, mask
     return tape.cast(tape.matmul(weights, v, q.elements), dtype)

@@ -20,6 +20,7 @@ class Embedding:
     norm       after the sum, where a family has one
     scaled     whether the rows are multiplied by a constant (Gemma, Granite)
     dropout    rate while training
+    dropout_first  whether the variable that holds the rows is overwritten by their dropout (Phi)
     """
 
     vocabulary: int
@@ -32,13 +33,15 @@ class Embedding:
     projected: int = 0
     scaled: bool = False
     dropout: float = 0.0
+    dropout_first: bool = False
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Tokens × width, positions × width, and what follows them."""
         rows, width = self.vocabulary, self.width
         made = [Tensor(f"{self.name}.weight", (rows, width), "embedding", "embedding", False, Cut.TENSOR, rows)]
         if self.positions:
-            made.append(Tensor(f"{self.position_name}.weight", (self.positions, width), "embedding", "position"))
+            shape = (self.positions, self.projected or width)
+            made.append(Tensor(f"{self.position_name}.weight", shape, "embedding", "position"))
         if self.types:
             made.append(Tensor("token_type_embeddings.weight", (self.types, width), "embedding", "position"))
         if self.projected:
@@ -48,20 +51,28 @@ class Embedding:
         return tuple(made)
 
     def forward(self, tape: Tape) -> Value:
-        """The hidden states that enter the first layer."""
+        """The hidden states that enter the first layer. `tape.held` gets what the model's own variables keep alive."""
         rows = tape.mode.queries
         x = tape.embed(rows, self.vocabulary, self.width)
         if self.scaled:
             x = tape.scale(x)
+        positions = None
         if self.positions:
-            x = tape.add(x, tape.embed(tape.mode.query_positions, self.positions, self.width))
-        if self.types:
-            x = tape.add(x, tape.embed(rows, self.types, self.width))
+            wide = self.projected or self.width
+            positions = tape.embed(tape.mode.query_positions, self.positions, wide)
+            tape.held.append(positions)
         if self.projected:
             x = tape.linear(x, self.width, self.projected)
+        if self.dropout_first:
+            x = tape.dropout(x, self.dropout)
+        tape.held.append(x)
+        if positions is not None:
+            x = tape.add(x, positions)
+        if self.types:
+            x = tape.add(x, tape.embed(rows, self.types, self.width))
         if self.norm is not None:
             x = self.norm.forward(tape, x)
-        return tape.dropout(x, self.dropout)
+        return x if self.dropout_first else tape.dropout(x, self.dropout)
 
 
 @dataclass(frozen=True, slots=True)

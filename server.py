@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
+import logging
 import os
+import sys
 
 from flask import Flask
 from flask_cors import CORS
 
 from routes import errors, json_provider
+from routes.bodies import LIMITS
 from routes.memory import memory
-
-MAX_BODY = 2**20  # bytes
+from serving import Service
 
 
 def create_app() -> Flask:
     """Blueprints and error handlers, nothing else."""
     app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["MAX_CONTENT_LENGTH"] = LIMITS["body_bytes"]
     app.url_map.merge_slashes = False
     json_provider.install(app)
     origins = os.environ.get("LLM_MEMORY_CORS_ORIGINS", "*").split(",")
@@ -25,3 +29,35 @@ def create_app() -> Flask:
         app.register_blueprint(blueprint)
     errors.register(app)
     return app
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Serve the memory calculator.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", default=5000, type=int, help="port to listen on (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if not 0 <= options.port <= 65535:
+        parser.error(f"--port must be from 0 (any free one) to 65535, not {options.port}")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        service = Service(create_app(), options.host, options.port)
+    except (OSError, ValueError) as fault:
+        print(unable(fault, options.host, options.port), file=sys.stderr)
+        return 1
+    print(f"Serving on {service.address} (API at /docs); stop with Ctrl+C", flush=True)
+    service.run()
+    return 0
+
+
+def unable(fault: Exception, host: str, port: int) -> str:
+    """Why it cannot listen, in a sentence that names the way out."""
+    if isinstance(fault, OSError) and fault.errno == errno.EADDRINUSE:
+        return f"Port {port} on {host} is taken; choose another: python server.py --port {min(port + 1, 65535)}"
+    if isinstance(fault, OSError) and fault.errno == errno.EACCES:
+        return f"Port {port} on {host} is not ours to take; choose one above 1023: python server.py --port 5000"
+    return f"Cannot listen on {host}:{port} ({fault}); choose an address of this machine, such as --host 127.0.0.1"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -202,7 +202,7 @@ def _divided(size: Size, by: int) -> Size:
 
 def _inside(prefix: str, tensor: Tensor) -> Tensor:
     return Tensor(
-        f"{prefix}.{tensor.name}", tensor.shape, "attention", tensor.role, cut=tensor.cut, pieces=tensor.pieces
+        f"{prefix}.{tensor.name}", tensor.shape, tensor.component, tensor.role, cut=tensor.cut, pieces=tensor.pieces
     )
 
 

@@ -92,9 +92,7 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
         node.buffer[0] = tape.new(elements, kind)
     tape.run()
     del node, entry
-    return Trace(
-        forward, saved, front(tape.moments), total(tape.gradients), casts, keeps_input=saved == with_input
-    )
+    return Trace(forward, saved, front(tape.moments), total(tape.gradients), casts, keeps_input=saved == with_input)
 
 
 @lru_cache(maxsize=4096)
@@ -137,9 +135,7 @@ def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared 
     tape.moments = []
     tape.run()
     del node, entry
-    return Trace(
-        forward, stored.bytes, front(moments + tape.moments), total(tape.gradients), casts, keeps_input=True
-    )
+    return Trace(forward, stored.bytes, front(moments + tape.moments), total(tape.gradients), casts, keeps_input=True)
 
 
 def old_cache(layer: Any, mode: Mode) -> tuple[Size, ...]:

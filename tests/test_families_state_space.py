@@ -137,7 +137,7 @@ def test_states_do_not_grow_and_caches_belong_to_attention(
 
 def test_what_mamba_keeps_for_its_backward_pass() -> None:
     # norm: x in float32 (4h), normalized (2h), weighted (2h); the input of both halves 4d, time step with B and C
-    # twice (rank + 2n, and B and C apart), the scan's output 2d, a rsqrt; a state every 2,048 tokens is 1 element a token
+    # (rank + 2n, and B and C apart), the scan's output 2d, a rsqrt; the states written down are 1 element a token
     hidden, inner, size, rank = 64, 128, 8, 4
     per_token = 8 * hidden + 4 * inner + 2 * (rank + 4 * size) + 2 * inner + 4 + 4
     fixed = 4 * (2 * inner * size + 2 * inner)  # the exponential of A and its negative; D and a bias in float32

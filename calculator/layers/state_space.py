@@ -37,7 +37,7 @@ def activations(mode: Mode) -> str:
     return HALF if mode.autocast else mode.weights
 
 
-def _bytes(state: State, mode: Mode) -> Size:
+def state_bytes(state: State, mode: Mode) -> Size:
     """A state's storage in a batch."""
     dtype = FLOAT if state.precision == "float32" else activations(mode)
     return (0, state.elements * WIDTH[dtype], 0, 0, 0, 0)
@@ -122,7 +122,7 @@ class Mamba:
 
     def held(self, mode: Mode) -> tuple[Size, ...]:
         """Bytes of the states before a decode step, which it overwrites in place."""
-        return tuple(_bytes(state, mode) for state in self.states())
+        return tuple(state_bytes(state, mode) for state in self.states())
 
     def forward(self, tape: Tape, x: Value) -> Value:
         """The fused function in training (mamba_inner_fn); convolution and scan one after the other with a cache."""
@@ -280,7 +280,7 @@ class Mamba2:
 
     def held(self, mode: Mode) -> tuple[Size, ...]:
         """Bytes of the states before a decode step, which it overwrites in place."""
-        return tuple(_bytes(state, mode) for state in self.states())
+        return tuple(state_bytes(state, mode) for state in self.states())
 
     def forward(self, tape: Tape, x: Value) -> Value:
         """One fused function in training; convolution, scan and norm one after the other with a cache."""

@@ -13,7 +13,12 @@ from flask_cors import CORS
 
 from routes import errors, json_provider
 from routes.bodies import LIMITS
+from routes.config import config
+from routes.health import health
 from routes.memory import memory
+from routes.models import models
+from routes.openapi import openapi
+from routes.page import page
 from serving import Service
 
 
@@ -25,7 +30,7 @@ def create_app() -> Flask:
     json_provider.install(app)
     origins = os.environ.get("LLM_MEMORY_CORS_ORIGINS", "*").split(",")
     CORS(app, resources={r"/api/*": {"origins": [origin.strip() for origin in origins]}})
-    for blueprint in (memory,):
+    for blueprint in (health, models, memory, config, openapi, page):
         app.register_blueprint(blueprint)
     errors.register(app)
     return app

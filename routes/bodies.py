@@ -8,22 +8,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from fractions import Fraction
-from importlib import import_module
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from calculator.architectures import read_model
 from calculator.architectures.sized import DEFAULT_VOCABULARY, sized_model
+from calculator.errors import CalculatorError
+from calculator.formats import DATA_TYPES
+from calculator.formats import KV_CACHE_PRECISIONS as KV_CACHE_FORMATS
 from calculator.gpus import GPU, find_gpu
+from calculator.library import library
 from calculator.model import Model
+from calculator.optimizers import IMPLEMENTATIONS
 from calculator.optimizers import OPTIMIZERS as OPTIMIZER_TABLE
+from calculator.quantization import RECIPES, find_recipe
 from calculator.setup import Options
 from calculator.units import BILLION, GIB
 
 from .errors import Fault
-from .reading import Body, OneOf, Paths, number
+from .reading import Body, OneOf, Paths, did_you_mean, number, shown
 
 if TYPE_CHECKING:
     Kind = TypeVar("Kind")
@@ -55,23 +60,21 @@ LIMITS: dict[str, int] = {
     "body_bytes": 2**20,
 }
 
-PRECISIONS = ("float32", "float16", "bfloat16", "int8", "int4")
+PRECISIONS = tuple(DATA_TYPES)
 COMPUTE_PRECISIONS = ("float32", "float16", "bfloat16")
-KV_CACHE_PRECISIONS = (
-    "float32", "float16", "bfloat16", "fp8", "int8", "int4", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0",
-)  # fmt: skip
+KV_CACHE_PRECISIONS = tuple(KV_CACHE_FORMATS)
+QUANTIZATIONS = tuple(RECIPES)
 ATTENTION = ("sdpa", "flash", "eager")
 LOGITS = ("last", "all")
 FRAMEWORKS = ("transformers", "megatron", "torchtitan")
 KERNELS = ("standard", "liger")
 MIXED_PRECISIONS = ("none", "autocast", "master_weights")
-OPTIMIZER_IMPLEMENTATIONS = ("foreach", "fused", "for-loop")
+OPTIMIZER_IMPLEMENTATIONS = IMPLEMENTATIONS
 METHODS = ("full", "lora", "qlora")
 GRADIENT_CHECKPOINTING = ("none", "selective", "full")
 LOSSES = ("standard", "chunked", "fused")
 PIPELINE_SCHEDULES = ("1f1b", "gpipe", "interleaved")
 OPTIMIZERS = tuple(name for row in OPTIMIZER_TABLE.values() for name in (row.name, *row.aliases))
-QUANTIZATIONS = ("fp8", "gptq-int4", "awq-int4", "bnb-nf4", "bnb-nf4-dq")
 ENGINES = ("transformers", "vllm", "sglang", "llama.cpp")
 
 Heads = Annotated[int, Field(ge=1, le=LIMITS["num_attention_heads"])]
@@ -104,6 +107,16 @@ def defaults(setup: type) -> dict[str, Any]:
 
 class ModelChoice(Body):
     """Exactly one of: a bundled model's name, a config.json, explicit sizes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["model_name"]},
+                {"required": ["config"]},
+                {"required": ["model_size", *NEEDED_SIZES]},
+            ]
+        }
+    )
 
     model_name: Maybe[Name] = Field(
         None,
@@ -164,7 +177,7 @@ class ModelChoice(Body):
     def chosen(self) -> tuple[Model, tuple[str, ...], dict[str, Any]]:
         """The model, what to warn about, and the sizes that were assumed; raises CalculatorError."""
         if self.model_name is not None:
-            entry, warning = import_module("calculator.library").library().get(self.model_name)
+            entry, warning = library().get(self.model_name)
             return entry.model, (warning,) if warning else (), {}
         if self.config is not None:
             return read_model(self.config), (), {}
@@ -225,6 +238,39 @@ class Device(Body):
 def options(said: Mapping[str, Any] | None) -> Options:
     """Options as a setup holds them: sorted, hashable."""
     return tuple(sorted(said.items())) if said else ()
+
+
+def option_faults(sent: Mapping[str, Any], wrong: Paths, field: str) -> Iterator[Fault]:
+    """Options are words, numbers or flags: nothing with an inside."""
+    for name, value in (sent.get(field) or {}).items() if (field,) not in wrong else ():
+        if not isinstance(value, str | int | float):
+            yield Fault(f"{field}.{name[:100]}", f"must be a string, a number, true or false, not {shown(value)}")
+
+
+def quantization_faults(sent: Mapping[str, Any], wrong: Paths) -> Iterator[Fault]:
+    """Options go beside the format that knows them."""
+    if "quantization_options" not in sent or ("quantization_options",) in wrong:
+        return
+    if "quantization" not in sent:
+        yield Fault("quantization_options", "only goes beside quantization")
+        return
+    faults = list(option_faults(sent, wrong, "quantization_options"))
+    yield from faults
+    if faults or ("quantization",) in wrong:
+        return
+    name, said = sent["quantization"], sent["quantization_options"]
+    known = RECIPES[name][1]
+    unknown = [each for each in said if each not in known]
+    for each in unknown:
+        allowed = f"it knows {', '.join(known)}" if known else "it has none"
+        yield Fault(
+            f"quantization_options.{each[:100]}", f"is no option of {name}{did_you_mean(each, list(known))}; {allowed}"
+        )
+    if not unknown:
+        try:
+            find_recipe(name, said)
+        except CalculatorError as fault:
+            yield Fault(fault.field or "quantization_options", fault.message)
 
 
 def too_many_gpus(sent: Mapping[str, Any], wrong: Paths, ways: tuple[str, ...]) -> Iterator[Fault]:

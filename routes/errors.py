@@ -95,7 +95,7 @@ def _http_message(fault: HTTPException) -> str:
     from flask import current_app
 
     if fault.code == 404:
-        known = sorted({rule.rule for rule in current_app.url_map.iter_rules() if not rule.rule.startswith("/static")})
+        known = sorted({rule.rule for rule in current_app.url_map.iter_rules()})
         near = nearest(request.path[:200], known, most=1)
         return f"No endpoint {request.path[:200]}; " + (f"did you mean {near[0]}?" if near else "see /docs")
     if fault.code == 405:

@@ -8,6 +8,8 @@ import orjson
 from flask import Flask, Response
 from flask.json.provider import JSONProvider
 
+HEADERS = {"X-Content-Type-Options": "nosniff"}
+
 
 class OrjsonProvider(JSONProvider):
     """Dictionaries straight to UTF-8 bytes."""
@@ -19,7 +21,8 @@ class OrjsonProvider(JSONProvider):
         return orjson.loads(s)
 
     def response(self, *args: Any, **kwargs: Any) -> Response:
-        return Response(orjson.dumps(self._prepare_response_obj(args, kwargs)), mimetype="application/json")
+        written = orjson.dumps(self._prepare_response_obj(args, kwargs))
+        return Response(written, mimetype="application/json", headers=HEADERS)
 
 
 def install(app: Flask) -> None:

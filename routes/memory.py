@@ -38,7 +38,9 @@ from .bodies import (
     Name,
     Ways,
     defaults,
+    option_faults,
     options,
+    quantization_faults,
     too_many_gpus,
 )
 from .errors import Fault, Refused
@@ -122,11 +124,11 @@ class InferenceRequest(MemoryRequest):
         yield from super().conflicts(sent, wrong)
         if "precision" in sent and "quantization" in sent:
             yield Fault("precision", "stands beside quantization: give one of them")
-        if "quantization_options" in sent and "quantization" not in sent:
-            yield Fault("quantization_options", "only goes beside quantization")
+        yield from quantization_faults(sent, wrong)
         for name in ("engine_version", "engine_options"):
             if name in sent and "engine" not in sent:
                 yield Fault(name, "only goes beside engine")
+        yield from option_faults(sent, wrong, "engine_options")
         if "prompt_length" in sent and not wrong & {("prompt_length",), ("sequence_length",)}:
             whole = sent.get("sequence_length", INFERENCE["sequence_length"])
             if sent["prompt_length"] > whole:
@@ -251,8 +253,7 @@ class TrainingRequest(MemoryRequest):
                 yield Fault("trainable_parameters", f"follows from the adapters of method {method}: leave it out")
             if method != "qlora" and "quantization" in sent:
                 yield Fault("quantization", "only goes beside method qlora, whose frozen base it is")
-        if "quantization_options" in sent and "quantization" not in sent:
-            yield Fault("quantization_options", "only goes beside quantization")
+        yield from quantization_faults(sent, wrong)
         ways = ("data_parallel", "tensor_parallel", "context_parallel", "pipeline_parallel")
         yield from too_many_gpus(sent, wrong, ways)
 

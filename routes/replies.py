@@ -6,7 +6,7 @@ The functions build plain dictionaries, which orjson writes as they are: the cla
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -127,7 +127,7 @@ class MemoryReply(Reply):
 class InferenceReply(MemoryReply):
     """The memory of inference."""
 
-    calculation_type: str = Field("inference", json_schema_extra={"const": "inference"})
+    calculation_type: Literal["inference"]
     cache: CacheReply
     engine_report: dict[str, Any] | None = Field(None, description="What that engine prints at start, per GPU.")
 
@@ -135,7 +135,7 @@ class InferenceReply(MemoryReply):
 class TrainingReply(MemoryReply):
     """The memory of a training step."""
 
-    calculation_type: str = Field("training", json_schema_extra={"const": "training"})
+    calculation_type: Literal["training"]
     states_bytes: dict[str, int] = Field(description="Weights, gradients, master copy and optimizer states in full.")
     saved_bytes_per_layer: int | None = Field(None, description="What autograd keeps of the first layer.")
 
@@ -152,9 +152,99 @@ class SummaryReply(Reply):
 class CompareReply(Reply):
     """Each configuration's own reply, in order, and how they compare."""
 
-    calculation_type: str
+    calculation_type: Literal["inference", "training"]
     results: list[InferenceReply | TrainingReply]
     summary: SummaryReply
+
+
+class HealthReply(Reply):
+    """Alive."""
+
+    status: str
+    version: str
+    models: int
+
+
+class SummaryOfModel(Reply):
+    """One line of the list."""
+
+    name: str
+    hub_id: str
+    family: str
+    model_type: str
+    parameter_count: int
+    active_parameter_count: int
+    max_context: int | None
+    default_precision: str | None
+
+
+class ModelsReply(Reply):
+    """The bundled models, by family, then size."""
+
+    models: list[SummaryOfModel]
+    count: int
+
+
+class SavedReply(Reply):
+    """One tensor that a layer keeps for the backward pass."""
+
+    name: str
+    elements_per_token: float
+    precision: str
+
+
+class LayerReply(Reply):
+    """What one layer of a kind keeps for the backward pass, and how many such layers there are."""
+
+    layers: int
+    saved: list[SavedReply]
+
+
+class ModelDetailReply(SummaryOfModel):
+    """One model: what it is made of and what it keeps."""
+
+    config: dict[str, Any]
+    parameters_by_component: dict[str, int]
+    multi_token_prediction_parameters: int
+    kv_cache_bytes_per_token: int = Field(description="At 16 bit, inside every window.")
+    state_bytes_per_sequence: int
+    saved_for_backward: list[LayerReply] | None = None
+    source: str
+
+
+class NamedOptions(Open):
+    """A name and the options that go with it."""
+
+    name: str
+    options: list[Any]
+
+
+class CatalogueGpu(Reply):
+    """A card."""
+
+    name: str
+    memory_gib: float
+    vendor: str
+    source: str
+
+
+class OptionsReply(Open):
+    """Every choice, limit and default."""
+
+    data_types: dict[str, float] = Field(description="Bytes a parameter.")
+    optimizers: dict[str, float] = Field(description="Bytes of state a trained parameter.")
+    quantizations: list[NamedOptions]
+    kv_cache_precisions: list[str]
+    engines: list[NamedOptions]
+    gpus: list[CatalogueGpu]
+    mixed_precisions: list[str]
+    gradient_checkpointing: list[str]
+    attention: list[str]
+    frameworks: list[str]
+    model_types: list[str]
+    lora_target_modules: list[str]
+    limits: dict[str, int]
+    defaults: dict[str, Any]
 
 
 def memory_bytes(phase: Phase, always: tuple[str, ...], total: str) -> dict[str, int]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .errors import InvalidConfig
+from .errors import InvalidConfig, InvalidSetup
 from .formats import Recipe
 from .quantization import Mixed, Weights, find_recipe
 
 Read = tuple[str, dict[str, Any]]
+
+MOST_GROUPS = 16  # of weights with a format of their own
+_WHERE = "config.quantization_config"
 
 
 def read_quantization(block: Mapping[str, Any], config: Mapping[str, Any] | None = None) -> Read:
@@ -30,7 +33,10 @@ def recipe_of(block: Mapping[str, Any], config: Mapping[str, Any] | None = None)
 
     `config` is the configuration it stands in, for what some families say outside the block.
     """
-    parts = [find_recipe(name, options) for name, options in _read(block, config)]
+    try:
+        parts = [find_recipe(name, options) for name, options in _read(block, config)]
+    except InvalidSetup as fault:
+        raise InvalidConfig(f"quantization_config cannot be read: {fault.message}", _WHERE) from fault
     if len(parts) == 1:
         return parts[0]
     mixed = tuple(part for part in parts if isinstance(part, Weights))
@@ -44,12 +50,12 @@ def _read(block: Mapping[str, Any], config: Mapping[str, Any] | None) -> list[Re
     reader = _METHODS.get(method)
     if reader is None:
         said = f"unknown quantization method '{method}'; known: {', '.join(_METHODS)}"
-        raise InvalidConfig(said, "config.quantization_config")
+        raise InvalidConfig(said, _WHERE)
     try:
         read = reader(block)
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as fault:
         message = f"quantization_config of method '{method}' cannot be read: {fault}"
-        raise InvalidConfig(message, "config.quantization_config") from fault
+        raise InvalidConfig(message, _WHERE) from fault
     if config and config.get("expert_dtype") == "fp4" and not any(name == "nvfp4" for name, _ in read):
         # DeepSeek-V4 publishes experts in MXFP4 inside an fp8 checkpoint and says so outside the block
         read = [("mxfp4", {"experts_only": True}), *read]
@@ -57,7 +63,7 @@ def _read(block: Mapping[str, Any], config: Mapping[str, Any] | None) -> list[Re
 
 
 def _unknown(method: str, what: str) -> InvalidConfig:
-    return InvalidConfig(f"{method} with {what} is not known", "config.quantization_config")
+    return InvalidConfig(f"{method} with {what} is not known", _WHERE)
 
 
 def _kept(block: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -133,6 +139,8 @@ def _of_weights(weights: Mapping[str, Any], where: str) -> Read:
 def _read_groups(block: Mapping[str, Any], where: str) -> list[Read]:
     kept = _kept(block, "ignore", "exclude_modules")
     read: list[Read] = []
+    if len(block["config_groups"]) > MOST_GROUPS:
+        raise _unknown(where, f"more than {MOST_GROUPS} groups of weights")
     for group in block["config_groups"].values():
         if not group.get("weights"):
             continue

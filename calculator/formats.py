@@ -8,8 +8,8 @@ and `gguf` (llama.cpp's file types).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 
 from .errors import UnknownName, nearest
 from .tensors import Tensor
@@ -122,8 +122,8 @@ class Facts:
     experts      routed experts of a layer, 0 in a dense model
     sharing      query heads that share one key-value head
     model_type   the family, for the rules that llama.cpp has for one
-    value_layers layers with a value projection, in order; empty if all have one
-    down_layers  layers with a feed-forward layer, in order; empty if all have one
+    value_layers of the layers with a value projection, which is the how manieth; empty if all have one
+    down_layers  the same of those with a feed-forward layer
     """
 
     layers: int
@@ -131,8 +131,8 @@ class Facts:
     experts: int = 0
     sharing: int = 1
     model_type: str = ""
-    value_layers: tuple[int, ...] = ()
-    down_layers: tuple[int, ...] = ()
+    value_layers: Mapping[int, int] = field(default_factory=dict)
+    down_layers: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,10 @@ class Recipe(ABC):
     def stored(self, tensor: Tensor, layer: int | None, facts: Facts) -> Stored:
         """The format of a tensor in that layer (None outside the layers), and what lies beside it."""
 
+    def alike(self, layer: int, facts: Facts) -> Hashable:
+        """A key: layers of equal tensors that share it are stored in as many bytes. Each layer its own, by default."""
+        return layer
+
     def bytes(self, tensor: Tensor, layer: int | None, facts: Facts, held: int | None = None) -> int:
         """Bytes of a tensor, or of the `held` elements of it that one GPU has."""
         stored = self.stored(tensor, layer, facts)
@@ -178,3 +182,7 @@ class Plain(Recipe):
     def stored(self, tensor: Tensor, layer: int | None, facts: Facts) -> Stored:
         """The one format."""
         return Stored(self.format)
+
+    def alike(self, layer: int, facts: Facts) -> Hashable:
+        """All layers are alike."""
+        return None

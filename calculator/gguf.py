@@ -8,7 +8,7 @@ norms, biases, routers, positions, convolutions. Towers for images and sound are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -218,6 +218,20 @@ class FileType(Recipe):
         """The block type of a tensor; nothing lies beside the blocks."""
         return NOTHING if tensor.component == "multimodal" else Stored(self.format_of(tensor, layer, facts))
 
+    def alike(self, layer: int, facts: Facts) -> Hashable:
+        """What the rules ask of a layer's place."""
+        value, down = self._value_place(layer, facts), self._down_place(layer, facts)
+        return min(value.at, 4), value.more, down.first, down.early, down.middle, down.more
+
+    def _value_place(self, layer: int | None, facts: Facts) -> Place:
+        many = len(facts.value_layers) or facts.layers
+        return Place(BASES[self.mix], _nth(layer, facts.value_layers), many, facts, self.known)
+
+    def _down_place(self, layer: int | None, facts: Facts) -> Place:
+        """With experts the quantizer goes by the layer's number, without by counting."""
+        nth = _nth(layer, facts.down_layers if facts.experts <= 1 else {})
+        return Place(BASES[self.mix], nth, facts.layers, facts, self.known)
+
     def format_of(self, tensor: Tensor, layer: int | None, facts: Facts) -> Format:
         """float32 for what is no weight matrix, else the type of its role, else one that its rows are a multiple of.
 
@@ -247,9 +261,8 @@ class FileType(Recipe):
         if role == "embedding":
             return EMBEDDING.get(mix, base)
         if role in _VALUES:
-            return self._value(Place(base, _nth(layer, facts.value_layers), _many(facts), facts, self.known))
-        downs = facts.down_layers if facts.experts <= 1 else ()
-        place = Place(base, _nth(layer, downs), facts.layers, facts, self.known)
+            return self._value(self._value_place(layer, facts))
+        place = self._down_place(layer, facts)
         if role in ("attn_q", "attn_k"):
             if role == "attn_k" and place.eight:
                 return "q4_k" if mix in _SMALLEST else "q8_0"
@@ -276,13 +289,9 @@ class FileType(Recipe):
         return ATTENTION.get(self.mix, _same)(place)
 
 
-def _nth(layer: int | None, among: tuple[int, ...]) -> int:
+def _nth(layer: int | None, among: Mapping[int, int]) -> int:
     """The place of a layer among those that have such a tensor; of all layers where none are named."""
-    return among.index(layer) if layer in among else layer or 0
-
-
-def _many(facts: Facts) -> int:
-    return len(facts.value_layers) or facts.layers
+    return among.get(layer or 0, layer or 0)
 
 
 def file_type(mix: str, known: bool | None = None) -> FileType:

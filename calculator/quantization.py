@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import translate
 from functools import cache, lru_cache
 from math import prod
 from typing import Any
 
-from .errors import InvalidSetup, UnknownName, nearest
+from .errors import InvalidConfig, InvalidSetup, UnknownName, nearest
 from .formats import BFLOAT16, FP8, INT4, INT8, MXFP4, MXFP8, NVFP4, Facts, Format, Recipe, Stored
 from .gguf import FILE_TYPES, file_type
 from .tensors import Tensor
@@ -45,14 +44,24 @@ def _plain(path: str) -> str:
     return ".".join(_SAME.get(part, part) for part in parts)
 
 
+MOST_PATTERNS = 32  # that are neither a name nor the beginning of one: each is tried on each tensor
+MOST_CHARACTERS = 200  # of a pattern
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Modules:
     """A set of modules as configurations name them: whole paths, ends of paths, wildcards, expressions.
 
     Compared by identity: made once when a configuration is read.
+
+    names     paths, or ends of paths
+    starts    beginnings of paths, from wildcards that stand at the end
+    pattern   all other wildcards and expressions
+    every     every linear layer
     """
 
     names: frozenset[str] = frozenset()
+    starts: frozenset[str] = frozenset()
     pattern: re.Pattern[str] | None = None
     every: bool = False
 
@@ -60,19 +69,25 @@ class Modules:
     def of(cls, listed: Iterable[str]) -> Modules:
         """The set that a list of names means: "re:" marks an expression, "Linear" every linear layer."""
         names: set[str] = set()
-        patterns: list[str] = []
+        starts: set[str] = set()
+        patterns: dict[str, None] = {}
         every = False
         for each in listed:
             if each.startswith("re:"):
-                patterns.append(_expression(each[3:]))
+                patterns[_expression(each[3:])] = None
             elif each == "Linear":
                 every = True
-            elif "*" in each or "?" in each:
-                plain = translate(_plain(each)).removeprefix("(?s:").removesuffix(r")\Z").removesuffix(r")\z")
-                patterns.append(rf"(?:{plain})(?:\..*)?")
+            elif "*" in each.rstrip("*") or "?" in each:
+                patterns[_wildcard(each)] = None
+            elif each.endswith("*"):
+                starts.add(_plain(each.rstrip("*")))
             else:
                 names.add(_plain(each))
-        return cls(frozenset(names), re.compile("|".join(patterns), re.S) if patterns else None, every)
+        if len(patterns) > MOST_PATTERNS:
+            said = f"more than {MOST_PATTERNS} patterns of modules; name modules, or the beginnings of names"
+            raise InvalidConfig(said, _WHERE)
+        pattern = re.compile("|".join(patterns), re.S) if patterns else None
+        return cls(frozenset(names), frozenset(starts), pattern, every)
 
     def __contains__(self, path: str) -> bool:
         """Whether the module of that path, one around it, or the end of its path is in the set.
@@ -87,28 +102,59 @@ class Modules:
             for cut in range(len(parts)):
                 if ".".join(parts[: cut + 1]) in self.names or ".".join(parts[cut:]) in self.names:
                     return True
+        if self.starts and any(path[:cut] in self.starts for cut in range(len(path) + 1)):
+            return True
         return self.pattern is not None and self.pattern.fullmatch(path) is not None
 
     def __bool__(self) -> bool:
-        return self.every or bool(self.names) or self.pattern is not None
+        return self.every or bool(self.names) or bool(self.starts) or self.pattern is not None
 
 
 NO_MODULES = Modules()
 
-
-_WRAPPERS = re.compile(r"^\^?(?:\.\*)?(?:(?:model|language_model|transformer)\\?\.)*")
+_ATOM = r"\\d[+*]?|\\[.\-]|[A-Za-z0-9_\-.]|\[[A-Za-z0-9_\-]+\][+*]?|\((?:\?:)?[A-Za-z0-9_\-.|\\]*\)"
+_ATOMS = re.compile(rf"(?:{_ATOM})*")
+_ANYTHING = re.compile(r"\.[*+]\??")
+_WRAPPERS = re.compile(r"^(?:(?:model|language_model|transformer)\\?\.)+")
+_COUNTED = re.compile(r"(\\d|\])([+*])")
 _RENAMED = re.compile(r"\b(?:block_sparse_moe|feed_forward|ffn)\b")
 
 
-def _expression(body: str) -> str:
-    """A regular expression of a configuration, for paths without wrappers; one that is none is taken literally."""
-    plain = _RENAMED.sub("mlp", _WRAPPERS.sub("", body)).removesuffix("$")
-    try:
-        re.compile(plain)
-    except re.error:
-        plain = re.escape(plain)
-    return rf"(?:.*\.)?(?:{plain}).*"
+def _in_order(segments: list[str], ends: bool) -> str:
+    """An expression for segments one after the other with anything between, matched without going back.
 
+    Each is taken where it first fits, which finds a match if there is one and costs no more than the path is long.
+    """
+    *first, last = segments
+    body = "".join(f"(?>.*?{segment})" if place else segment for place, segment in enumerate(first))
+    anything = ".*" if first else ""
+    return f"{body}{anything}{last}" if ends else f"{body}{anything}{last}.*"
+
+
+def _expression(body: str) -> str:
+    """An expression of a configuration, for paths without wrappers: literals, digits, alternatives, anything.
+
+    Others are refused: an expression that goes back and forth over a path can take as long as it likes.
+    """
+    ends = body.endswith("$")
+    segments = _ANYTHING.split(body.removeprefix("^").removesuffix("$"))
+    if len(body) > MOST_CHARACTERS or not all(_ATOMS.fullmatch(segment) for segment in segments):
+        raise InvalidConfig(f"the pattern of modules 're:{body[:80]}' is not one of those understood", _WHERE)
+    if len(segments) == 1 or segments[0]:
+        segments[0] = _WRAPPERS.sub("", segments[0])
+    renamed = [_COUNTED.sub(r"\1\2+", _RENAMED.sub("mlp", segment)) for segment in segments]
+    return rf"(?:.*?\.)?{_in_order(renamed, ends)}" if segments[0] else _in_order(renamed, ends)
+
+
+def _wildcard(listed: str) -> str:
+    """A list entry with "*" or "?" inside."""
+    if len(listed) > MOST_CHARACTERS:
+        raise InvalidConfig(f"the pattern of modules '{listed[:80]}' is too long", _WHERE)
+    segments = [re.escape(each).replace(r"\?", ".") for each in _plain(listed).split("*")]
+    return rf"{_in_order(segments, True)}(?:\..*)?"
+
+
+_WHERE = "config.quantization_config"
 
 _SINGLE = {"ffn_down": ("down_proj", "w2")}
 
@@ -188,6 +234,10 @@ class Weights(Recipe):
         if not self.takes(tensor, layer):
             return Stored(self.rest)
         return self.quantized(Matrices.of(tensor))
+
+    def alike(self, layer: int, facts: Facts) -> Hashable:
+        """All layers are, unless modules are named."""
+        return layer if self.ignore or self.targets else None
 
     def bytes(self, tensor: Tensor, layer: int | None, facts: Facts, held: int | None = None) -> int:
         """As every recipe, padded where kernels ask for it."""
@@ -307,6 +357,10 @@ class Mixed(Recipe):
             if part.takes(tensor, layer):
                 return part.stored(tensor, layer, facts)
         return Stored(self.parts[-1].rest)
+
+    def alike(self, layer: int, facts: Facts) -> Hashable:
+        """Layers that are alike for every part."""
+        return tuple(part.alike(layer, facts) for part in self.parts)
 
 
 # ---------------------------------------------------------------------------------------------- the table

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import lru_cache
 
 from .formats import Facts, Recipe
+from .layers.blocks import Block
 from .model import Model
 from .tensors import Tensor
 
@@ -15,20 +17,22 @@ _DOWNS = frozenset({"ffn_down", "ffn_down_exps", "ffn_down_shexp"})
 @lru_cache(maxsize=512)
 def facts_of(model: Model) -> Facts:
     """What of a model decides how its tensors are stored, read off its tensors."""
-    values: list[int] = []
-    downs: list[int] = []
+    values: dict[int, int] = {}
+    downs: dict[int, int] = {}
     experts, heads, shared = 0, 1, 1
-    for place, layer in enumerate(model.layers):
+    roles: dict[Block, frozenset[str]] = {}
+    for layer in model.distinct:
         tensors = layer.tensors()
-        roles = {tensor.role for tensor in tensors}
-        if roles & _VALUES:
-            values.append(place)
-        if roles & _DOWNS:
-            downs.append(place)
+        roles[layer] = frozenset(tensor.role for tensor in tensors)
         experts = max([experts, *(tensor.experts for tensor in tensors)])
         if heads == shared == 1 and layer.mixer is not None:
             heads = getattr(layer.mixer, "heads", 0) or 1
             shared = getattr(layer.mixer, "kv_heads", 0) or heads
+    for place, layer in enumerate(model.layers):
+        if roles[layer] & _VALUES:
+            values[place] = len(values)
+        if roles[layer] & _DOWNS:
+            downs[place] = len(downs)
     every = len(model.layers)
     return Facts(
         layers=every,
@@ -36,8 +40,8 @@ def facts_of(model: Model) -> Facts:
         experts=experts,
         sharing=max(heads // shared, 1),
         model_type=model.model_type,
-        value_layers=() if len(values) == every else tuple(values),
-        down_layers=() if len(downs) == every else tuple(downs),
+        value_layers={} if len(values) == every else values,
+        down_layers={} if len(downs) == every else downs,
     )
 
 
@@ -52,6 +56,11 @@ def weight_bytes(model: Model, recipe: Recipe, tensor: int = 1, expert: int = 1)
 
     outside = [*model.embedding.tensors(), *model.head.tensors()]
     outside += [each for tower in model.towers for each in tower.tensors()]
-    return sum(held(each, None) for each in outside) + sum(
-        held(each, place) for place, layer in enumerate(model.layers) for each in layer.tensors()
-    )
+    seen: dict[tuple[Block, Hashable], int] = {}
+    total = sum(held(each, None) for each in outside)
+    for place, layer in enumerate(model.layers):
+        key = layer, recipe.alike(place, facts)
+        if key not in seen:
+            seen[key] = sum(held(each, place) for each in layer.tensors())
+        total += seen[key]
+    return total

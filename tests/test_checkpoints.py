@@ -120,6 +120,14 @@ def test_a_block_is_read_as_its_format(block: dict[str, Any], name: str, options
     assert recipe_of(block).name == name
 
 
+def test_options_out_of_range_are_a_fault_of_the_configuration() -> None:
+    with pytest.raises(InvalidConfig, match="group_size is a positive integer"):
+        recipe_of({"quant_method": "gptq", "bits": 4, "group_size": -5})
+    groups = {f"group_{place}": {"weights": FLOAT8} for place in range(17)}
+    with pytest.raises(InvalidConfig, match="more than 16 groups"):
+        recipe_of({"quant_method": "compressed-tensors", "config_groups": groups})
+
+
 def stored(block: dict[str, Any], tensor: Tensor, layer: int, **config: Any) -> str:
     return recipe_of(block, config).stored(tensor, layer, FACTS).format.name
 

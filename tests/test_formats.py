@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from calculator.errors import InvalidSetup, UnknownName
+from calculator.errors import InvalidConfig, InvalidSetup, UnknownName
 from calculator.formats import DATA_TYPES, GGML, KV_CACHE_PRECISIONS, Facts, Format, Plain, find_format
 from calculator.gguf import FILE_TYPES, file_type
 from calculator.quantization import RECIPES, Microscaled, Modules, find_recipe
@@ -154,13 +154,28 @@ def test_names_and_options_are_checked() -> None:
         ("language_model.model.layers.2.block_sparse_moe.gate", "layers.2.mlp.gate", "layers.3.mlp.gate"),
         ("re:.*lm_head", "lm_head", "layers.0.mlp.gate"),
         ("re:model.layers.\\d+.mlp.gate$", "layers.12.mlp.gate", "layers.12.self_attn.o_proj"),
-        ("re:[", "[", "layers.0.mlp.gate"),
+        ("re:.*experts.*down_proj$", "layers.0.mlp.experts.3.down_proj", "layers.0.mlp.experts.3.down_proj_scale"),
+        ("re:^model\\.layers\\.(?:0|1)\\..*", "layers.1.mlp.gate", "layers.10.mlp.gate"),
     ],
 )
 def test_lists_of_modules(listed: str, inside: str, outside: str) -> None:
     modules = Modules.of([listed])
     assert inside in modules
     assert outside not in modules
+
+
+@pytest.mark.parametrize("hostile", ["re:(a+)+$", "re:(.*)*x", "re:[", "re:(?!x).*", "re:" + "a" * 300, "?" * 300])
+def test_patterns_that_could_run_for_ever_are_refused(hostile: str) -> None:
+    with pytest.raises(InvalidConfig, match="pattern of modules"):
+        Modules.of([hostile])
+
+
+def test_many_stars_cost_no_more_than_the_path_is_long() -> None:
+    path = "layers.0." + "ab." * 200 + "c"
+    for listed in ("*a*b" * 40 + "x", "re:" + ".*a.*b" * 30 + "x$", "re:" + "[a-z]+[a-z]*" * 14 + "x$"):
+        assert path not in Modules.of([listed])
+    with pytest.raises(InvalidConfig, match="more than 32 patterns"):
+        Modules.of([f"*x{each}*y" for each in range(33)])
 
 
 # ------------------------------------------------------------------------------------------------ GGUF
@@ -289,7 +304,7 @@ def test_the_layers_that_get_more_bits() -> None:
     more = [layer for layer in range(32) if file_type("q4_k_m").format_of(down, layer, DENSE).name == "q6_k"]
     assert more == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
     # only every other layer has a feed-forward layer: the second of them is the second of its kind
-    hybrid = Facts(32, down_layers=tuple(range(0, 32, 2)))
+    hybrid = Facts(32, down_layers={layer: layer // 2 for layer in range(0, 32, 2)})
     assert file_type("q4_k_m").format_of(down, 12, hybrid).name == "q6_k"
 
 

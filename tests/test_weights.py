@@ -74,7 +74,7 @@ def test_plain_precisions_count_every_parameter_alike() -> None:
 def test_facts_are_read_off_the_tensors() -> None:
     facts = facts_of(model(QWEN_3B))
     assert (facts.layers, facts.tied, facts.experts, facts.sharing) == (36, True, 0, 8)
-    assert facts.value_layers == facts.down_layers == ()
+    assert facts.value_layers == facts.down_layers == {}
     assert not facts_of(model(LLAMA_8B)).tied
 
 

@@ -39,6 +39,8 @@ class Model:
     max_context  tokens, None where the family has no limit
     default_precision  dtype of the published checkpoint
     quantization  the `quantization_config` of the configuration, if it has one
+    sdpa         whether transformers offers scaled_dot_product_attention for it; eager otherwise
+    float_tables whether rotary tables stay in float32
     held_embedding  whether the forward pass holds the embedding's output while the layers run
     wide_residual  whether layers hand on float32 hidden states whatever the weights (Mamba)
     stated       parameters as a request states them, where only sizes are known; else None
@@ -57,6 +59,8 @@ class Model:
     quantization: Mapping[str, Any] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     held_embedding: bool = True
+    sdpa: bool = True
+    float_tables: bool = False
     wide_residual: bool = False
     stated: int | None = None
 

@@ -8,7 +8,7 @@ and inputs. It depends on the model and the mode, not on batch and length, and i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .layers.attention import kept_rows
@@ -27,6 +27,7 @@ from .tape import (
     Mode,
     Moment,
     Node,
+    Size,
     Tape,
     Value,
     evaluate,
@@ -58,9 +59,15 @@ class Profile:
         return max((evaluate(size, sequences, length) + size[6] for size in self.phases[phase]), default=0)
 
 
+def settled(model: Model, mode: Mode) -> Mode:
+    """The mode a model runs in: where transformers offers no sdpa for it, eager."""
+    return mode if model.sdpa or mode.attention != "sdpa" else replace(mode, attention="eager")
+
+
 def shared_tables(model: Model, mode: Mode) -> Shared:
     """Rotary tables and masks as every layer sees them: name, elements, dtype."""
-    made = [(name, scaled(mode.query_positions, width), mode.hidden) for name, width in model.tables]
+    dtype = FLOAT if model.float_tables else mode.hidden
+    made = [(name, scaled(mode.query_positions, width), dtype) for name, width in model.tables]
     exceeded = [window for window in model.windows if window in mode.exceeded]
     if mode.attention == "eager":
         if None in model.reaches:
@@ -199,6 +206,7 @@ def training_profile(
     model: Model, mode: Mode, checkpointing: str = "none", keep_logits: bool = False, first_input_grad: bool = True
 ) -> Profile:
     """One training step: forward, loss, backward. The optimizer's step is arithmetic on parameters: see `training`."""
+    mode = settled(model, mode)
     shared = shared_tables(model, mode)
     run = checkpointed if checkpointing == "full" else trace
     width, dtype = model.hidden, mode.hidden
@@ -231,8 +239,10 @@ def training_profile(
     backward: dict[int, list[tuple[Moment, ...]]] = {}
     last = [together(saved, moment) for moment in tail.backward]
     gradients = tail.gradients
-    for each in reversed(traces):
-        saved = less(saved, each.saved)
+    released = _first_users(traces, shared, masks=checkpointing == "full")
+    for index in reversed(range(len(traces))):
+        each = traces[index]
+        saved = less(saved, together(each.saved, *released.get(index + 1, ())))
         waiting = together(saved, gradients)
         backward.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.backward))
         gradients = together(gradients, each.gradients)
@@ -247,6 +257,16 @@ def training_profile(
     )
 
 
+def _first_users(traces: Sequence[Trace], shared: Shared, masks: bool) -> dict[int, list[Size]]:
+    """Tables and masks by the first layer that uses them: they go once its backward pass is over."""
+    gone: dict[int, list[Size]] = {}
+    for name, size, dtype in shared:
+        if masks or not name.endswith("mask"):
+            first = next((index for index, each in enumerate(traces) if name in each.uses), 0)
+            gone.setdefault(first, []).append(scaled(size, WIDTH[dtype]))
+    return gone
+
+
 def _handed_on(model: Model, dtype: str) -> list[tuple[Block, str]]:
     """The layers, each with the dtype of what it is given."""
     between = FLOAT if model.wide_residual else dtype
@@ -254,14 +274,13 @@ def _handed_on(model: Model, dtype: str) -> list[tuple[Block, str]]:
 
 
 def _without_input_gradient(mode: Mode) -> Mode:
-    from dataclasses import replace
-
     return replace(mode, input_grad=False)
 
 
 @lru_cache(maxsize=2048)
 def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Profile:
     """One prefill or one decode step, as the mode says."""
+    mode = settled(model, mode)
     shared = shared_tables(model, mode)
     width, dtype = model.hidden, mode.hidden
     rows = mode.queries

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import add, sub
+from typing import Any
 from weakref import ref
 
 Size = tuple[int, int, int, int, int, int]
@@ -266,6 +267,23 @@ Rule = Callable[["Tape", list["Value | None"], Node], "list[Value | None]"]
 _ALONE = 3  # references a storage has when only one value holds it: the value, the local name, getrefcount's argument
 
 
+class Shared(dict[str, "Value"]):
+    """What every layer of the model sees: rotary tables, masks; and which of it was looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used: set[str] = set()
+
+    def __getitem__(self, name: str) -> Value:
+        self.used.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of that name, if the mode has it."""
+        self.used.add(name)
+        return super().get(name, default)
+
+
 class Tape:
     """One trace: live bytes, every moment seen, the recorded graph, and the gradients that stay."""
 
@@ -279,7 +297,7 @@ class Tape:
         self.cached: list[Storage] = []  # keys, values and states that stay for the next step
         self.lingering: list[Value] = []  # what a layer's local variables hold until it returns
         self.held: list[Value] = []  # what the model's own local variables hold while the layers run
-        self.shared: dict[str, Value] = {}  # what every layer of the model sees: rotary tables, masks
+        self.shared = Shared()
         self.borrowing = False  # parameters made now belong to another layer, where their gradients are counted
         self.recording = mode.training
         self.saving = True  # a checkpointed forward pass records but keeps nothing

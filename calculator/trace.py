@@ -29,6 +29,7 @@ class Trace:
     casts      autocast's 16-bit weights, which live until the region ends
     before, after   what is cached at the start and at the end of an inference step
     keeps_input     whether `saved` includes the input
+    uses            names of the shared tables and masks it looked at
     """
 
     forward: tuple[Moment, ...]
@@ -39,6 +40,7 @@ class Trace:
     before: Moment = SILENCE
     after: Moment = SILENCE
     keeps_input: bool = False
+    uses: frozenset[str] = frozenset()
 
 
 def total(storages: Iterable[Storage]) -> Moment:
@@ -92,7 +94,15 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
         node.buffer[0] = tape.new(elements, kind)
     tape.run()
     del node, entry
-    return Trace(forward, saved, front(tape.moments), total(tape.gradients), casts, keeps_input=saved == with_input)
+    return Trace(
+        forward,
+        saved,
+        front(tape.moments),
+        total(tape.gradients),
+        casts,
+        keeps_input=saved == with_input,
+        uses=frozenset(tape.shared.used),
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -135,7 +145,15 @@ def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared 
     tape.moments = []
     tape.run()
     del node, entry
-    return Trace(forward, stored.bytes, front(moments + tape.moments), total(tape.gradients), casts, keeps_input=True)
+    return Trace(
+        forward,
+        stored.bytes,
+        front(moments + tape.moments),
+        total(tape.gradients),
+        casts,
+        keeps_input=True,
+        uses=frozenset(tape.shared.used),
+    )
 
 
 def old_cache(layer: Any, mode: Mode) -> tuple[Size, ...]:

@@ -10,12 +10,14 @@ from typing import Any
 from ..errors import InvalidConfig, UnknownName, nearest
 from ..model import Model
 from .fields import Fields
+from .gemma import READERS as GEMMA
 from .linear_attention import READERS as LINEAR_ATTENTION
 from .llama import READERS as LLAMA
+from .olmo import READERS as OLMO
 from .state_space import READERS as STATE_SPACE
 from .table import Reader
 
-READERS: dict[str, Reader] = {**LLAMA, **STATE_SPACE, **LINEAR_ATTENTION}
+READERS: dict[str, Reader] = {**LLAMA, **STATE_SPACE, **LINEAR_ATTENTION, **GEMMA, **OLMO}
 
 
 def read_model(config: Mapping[str, Any], name: str | None = None) -> Model:

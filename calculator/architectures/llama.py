@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..layers.attention import Attention
 from ..layers.blocks import Block, PreNormBlock
 from ..layers.ends import Embedding, Head
@@ -43,6 +45,7 @@ def finish(
     rotary: int = 0,
     tables: tuple[tuple[str, int], ...] | None = None,
     max_context: int | None = None,
+    **more: Any,
 ) -> Model:
     """A model of the text kind: what every reader ends with."""
     made = tables if tables is not None else ((("cos", rotary), ("sin", rotary)) if rotary else ())
@@ -58,6 +61,7 @@ def finish(
         default_precision=precision_of(fields),
         quantization=quantization if isinstance(quantization, dict) else None,
         config=fields.values,
+        **more,
     )
 
 

@@ -39,6 +39,10 @@ class Attention:
     keys_are_values   whether keys serve as values (no v matrix)
     shared       whether keys and values are those of an earlier layer: no k and v matrices, no cache
     causal       False in encoders
+    turned_norms whether q and k are normed as heads before positions, once v is there too
+    tables       names of the rotary tables it turns by
+    turned_type  whether what is rotated goes back to the dtype it had (tables in float32)
+    output_dropout   rate on what the output matrix gives, while training
     """
 
     hidden: int
@@ -62,6 +66,10 @@ class Attention:
     shared: bool = False
     causal: bool = True
     value_norm: Norm | None = None
+    turned_norms: bool = False
+    tables: tuple[str, str] = ("cos", "sin")
+    turned_type: bool = False
+    output_dropout: float = 0.0
 
     # ------------------------------------------------------------------ what it stores
 
@@ -145,10 +153,11 @@ class Attention:
     def forward(self, tape: Tape, x: Value) -> Value:
         """x: the hidden states. Returns as much."""
         q, k, v = self.project(tape, x)
-        q, k = self.rotate(tape, q), self.rotate(tape, k)
+        q, k = self.rotate_both(tape, q, k)
         k, v = remember(tape, k, v, self)
         y = attend(tape, q, k, v, self)
-        return tape.linear(y, self.query_width, self.hidden, self.output_bias, self.names.output)
+        y = tape.linear(y, self.query_width, self.hidden, self.output_bias, self.names.output)
+        return tape.dropout(y, self.output_dropout)
 
     def project(self, tape: Tape, x: Value) -> tuple[Value, Value, Value]:
         """Queries, keys and values, heads before positions."""
@@ -159,6 +168,11 @@ class Attention:
             q, k, v = tape.split(joined, scaled(rows, wide), scaled(rows, narrow), scaled(rows, narrow))
             return q, k, v
         q = tape.linear(x, self.hidden, wide, self.bias, self.names.query)
+        if self.turned_norms and self.query_norm is not None and self.key_norm is not None:
+            q, k = tape.turn(q), tape.turn(tape.linear(x, self.hidden, narrow, self.bias, self.names.key))
+            v = tape.turn(tape.linear(x, self.hidden, narrow, self.bias, self.names.value))
+            q = self.query_norm.forward(tape, q, self.heads)
+            return q, self.key_norm.forward(tape, k, self.kv_heads), v
         if self.query_norm is not None:
             q = self.query_norm.forward(tape, q, 1 if self.norm_full else self.heads)
         q = tape.turn(q)
@@ -169,11 +183,17 @@ class Attention:
         v = tape.turn(tape.linear(x, self.hidden, narrow, self.bias, self.names.value))
         return q, k, v
 
+    def rotate_both(self, tape: Tape, q: Value, k: Value) -> tuple[Value, Value]:
+        """transformers' apply_rotary_pos_emb: q and k stay until both are turned."""
+        dtype = q.dtype
+        q, k = self.rotate(tape, q), self.rotate(tape, k)
+        return (tape.cast(q, dtype), tape.cast(k, dtype)) if self.turned_type else (q, k)
+
     def rotate(self, tape: Tape, x: Value) -> Value:
         """x · cos + rotate_half(x) · sin, on all dimensions of a head or the first `rotary_dim`."""
         if self.rotary_dim == 0:
             return x
-        cos, sin = tape.shared["cos"], tape.shared["sin"]
+        cos, sin = (tape.shared[name] for name in self.tables)
         if self.rotary_dim is None or self.rotary_dim == self.head_dim:
             return rotated(tape, x, cos, sin)
         part = scaled(_divided(x.elements, self.head_dim), self.rotary_dim)
@@ -250,7 +270,7 @@ def joined_to_cache(tape: Tape, new: Value, rows: Size, width: int) -> Value:
 
 def attend(tape: Tape, q: Value, k: Value, v: Value, layer: Attention) -> Value:
     """softmax(q·kᵀ)·v by the kernel that torch would pick; the result has positions before heads."""
-    if tape.mode.attention == "eager" or layer.softcap or layer.sinks:
+    if tape.mode.attention == "eager" or layer.sinks:
         return eager(tape, q, k, v, layer)
     return scaled_dot_product(tape, q, k, v, layer)
 
@@ -260,9 +280,11 @@ def eager(tape: Tape, q: Value, k: Value, v: Value, layer: Attention) -> Value:
     groups = layer.heads // layer.kv_heads
     key, value = _repeated(tape, k, groups, layer), _repeated(tape, v, groups, layer)
     weights = tape.scale(tape.matmul(q, key, score_entries(tape.mode, layer)))
-    mask = tape.shared.get("mask")
-    if layer.window is not None and layer.window in tape.mode.exceeded:
-        mask = tape.shared.get("window_mask", mask)
+    if layer.softcap:
+        weights = tape.scale(weights)
+        weights = tape.unary_output(weights)
+        weights = tape.scale(weights)
+    mask = tape.shared.get(mask_of(layer.window))
     if mask is not None:
         weights = tape.add(weights, mask)
     weights = tape.cast(tape.softmax(tape.cast(weights, FLOAT)), q.dtype)
@@ -270,6 +292,11 @@ def eager(tape: Tape, q: Value, k: Value, v: Value, layer: Attention) -> Value:
     tape.lingering.append(weights)  # handed back to the decoder layer, whose local variable holds them
     out = tape.matmul(weights, value, q.elements)
     return tape.copy(tape.turn(out))
+
+
+def mask_of(window: int | None) -> str:
+    """Which of the model's masks a layer is handed."""
+    return "mask" if window is None else "window_mask"
 
 
 def score_entries(mode: Mode, layer: Attention) -> Size:
@@ -280,7 +307,7 @@ def score_entries(mode: Mode, layer: Attention) -> Size:
 
 def _repeated(tape: Tape, x: Value, times: int, layer: Attention) -> Value:
     if times == 1 or layer.kv_heads == 1:  # one head is repeated by a view
-        return tape.view(x, scaled(x.elements, times), dense=x.dense) if times > 1 else x
+        return tape.view(x, scaled(x.elements, times), dense=False) if times > 1 else x
     return tape.repeat(x, times)
 
 
@@ -290,9 +317,9 @@ def scaled_dot_product(tape: Tape, q: Value, k: Value, v: Value, layer: Attentio
     A window that the sequence exceeds needs a mask: flash takes none, and grouped heads are then repeated.
     """
     mode = tape.mode
-    if mode.autocast:
-        q, k, v = tape.cast(q, HALF), tape.cast(k, HALF), tape.cast(v, HALF)
     masked = layer.window is not None and layer.window in mode.exceeded and mode.attention == "sdpa"
+    if masked:
+        tape.shared.get(mask_of(layer.window))
     groups = layer.heads // layer.kv_heads
     grouped = groups > 1
     if masked and mode.step == "decode":
@@ -300,6 +327,8 @@ def scaled_dot_product(tape: Tape, q: Value, k: Value, v: Value, layer: Attentio
     if grouped and masked:
         k, v = _repeated(tape, k, groups, layer), _repeated(tape, v, groups, layer)
         grouped = False
+    if mode.autocast:
+        q, k, v = tape.cast(q, HALF), tape.cast(k, HALF), tape.cast(v, HALF)
     if q.dtype == HALF and not masked and layer.head_dim <= MIB_FLASH_HEAD:
         out = flash(tape, q, k, v, layer)
     elif not grouped:

@@ -78,3 +78,37 @@ class PreNormBlock(Block):
             x = self.feed_forward.forward(tape, x)
             x = tape.add(residual, x)
         return x
+
+
+@dataclass(frozen=True, slots=True)
+class PostNormBlock(Block):
+    """x + norm(mixer(x)), then x + norm(feed_forward(x)): OLMo 2 and 3."""
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """With the local variables of transformers' Olmo2DecoderLayer.forward."""
+        residual = x
+        x = self.mixer.forward(tape, x)  # type: ignore[union-attr]
+        x = self.norms[0].forward(tape, x)
+        x = tape.add(residual, x)
+        residual = x
+        x = self.feed_forward.forward(tape, x)  # type: ignore[union-attr]
+        x = self.norms[1].forward(tape, x)
+        return tape.add(residual, x)
+
+
+@dataclass(frozen=True, slots=True)
+class SandwichBlock(Block):
+    """x + norm(mixer(norm(x))), then x + norm(feed_forward(norm(x))): Gemma 2 and 3, GLM 4."""
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """With the local variables of transformers' Gemma2DecoderLayer.forward."""
+        residual = x
+        x = self.norms[0].forward(tape, x)
+        x = self.mixer.forward(tape, x)  # type: ignore[union-attr]
+        x = self.norms[1].forward(tape, x)
+        x = tape.add(residual, x)
+        residual = x
+        x = self.norms[2].forward(tape, x)
+        x = self.feed_forward.forward(tape, x)  # type: ignore[union-attr]
+        x = self.norms[3].forward(tape, x)
+        return tape.add(residual, x)

@@ -123,7 +123,9 @@ class Head:
         if self.scaled:
             logits = tape.scale(logits)
         if self.softcap:
-            logits = tape.scale(tape.unary_output(tape.scale(logits)))
+            logits = tape.scale(logits)
+            logits = tape.unary_output(logits)
+            logits = tape.scale(logits)
         return tape.cast(logits, FLOAT) if self.widened else logits
 
 

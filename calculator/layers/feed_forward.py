@@ -70,7 +70,7 @@ class GatedFeedForward:
         wide = scaled(tape.mode.queries, self.intermediate)
         if self.fused:
             joined = tape.linear(x, self.hidden, 2 * self.intermediate, self.bias, self.fused)
-            gate, up = tape.split(joined, wide, wide)
+            gate, up = tape.split(joined, wide, wide, dense=True)
             product = tape.multiply(up, activate(tape, gate, self.activation))
             return tape.linear(product, self.intermediate, self.hidden, self.bias, self.down)
         return tape.linear(self._product(tape, x), self.intermediate, self.hidden, self.bias, self.down)

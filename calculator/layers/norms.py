@@ -46,6 +46,18 @@ class RMSNorm(Norm):
         return tape.multiply(x, tape.parameter(self.width))
 
 
+@dataclass(frozen=True, slots=True)
+class LateRMSNorm(Norm):
+    """weight · x / rms(x), the product still in float32, as in transformers' Olmo2RMSNorm and GlmRMSNorm."""
+
+    def forward(self, tape: Tape, x: Value, rows: int = 1) -> Value:
+        """Keeps x and the normalized x in float32."""
+        dtype = x.dtype
+        x = tape.cast(x, FLOAT)
+        x = normalized(tape, x, self.width, rows)
+        return tape.cast(tape.multiply(x, tape.parameter(self.width)), dtype)
+
+
 def normalized(tape: Tape, x: Value, width: int, rows: int) -> Value:
     """x · rsqrt(mean(x²) + ε), in x's dtype."""
     per_row = statistics_rows(x, width)

@@ -170,3 +170,22 @@ def test_a_body_sent_in_chunks_is_read(service):
     assert reply.status_code == 200
     reply = requests.post(f"{url}/api/memory/inference", data=iter([b" " * 2**19] * 3), timeout=10)
     assert reply.status_code == 413
+
+
+def check(url):
+    return subprocess.run([sys.executable, "test_api.py", url], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_the_checks_of_a_client_pass_against_a_running_server(service):
+    _, url = service
+    done = check(url)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == f"All checks passed at {url}", done.stdout
+
+
+def test_the_checks_say_in_one_line_that_no_server_runs():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    done = check(url)
+    assert done.returncode == 1 and done.stdout.count("\n") == 1 and done.stderr == ""
+    assert done.stdout.startswith(f"No service answers at {url}") and "python server.py" in done.stdout

@@ -121,6 +121,7 @@ class Facts:
     tied         whether the embedding is the output matrix too
     experts      routed experts of a layer, 0 in a dense model
     sharing      query heads that share one key-value head
+    hidden       width of the hidden states
     model_type   the family, for the rules that llama.cpp has for one
     value_layers of the layers with a value projection, which is the how manieth; empty if all have one
     down_layers  the same of those with a feed-forward layer
@@ -130,6 +131,7 @@ class Facts:
     tied: bool = False
     experts: int = 0
     sharing: int = 1
+    hidden: int = 0
     model_type: str = ""
     value_layers: Mapping[int, int] = field(default_factory=dict)
     down_layers: Mapping[int, int] = field(default_factory=dict)

@@ -210,7 +210,7 @@ class Weights(Recipe):
     ignore   modules that stay in 16 bit though they could be quantized
     targets  the only modules that are quantized, where a configuration names them
     rest     what all other tensors are stored in
-    align    a matrix is padded to multiples of (rows, columns): kernels of some engines ask for that
+    pads     (hidden, intermediate) sides of an expert's matrices are padded to multiples of: kernels ask for that
     """
 
     name: str
@@ -218,7 +218,7 @@ class Weights(Recipe):
     ignore: Modules = field(default=NO_MODULES, kw_only=True)
     targets: Modules = field(default=NO_MODULES, kw_only=True)
     rest: Format = field(default=BFLOAT16, kw_only=True)
-    align: tuple[int, int] = field(default=(1, 1), kw_only=True)
+    pads: tuple[int, int] = field(default=(1, 1), kw_only=True)
 
     def takes(self, tensor: Tensor, layer: int | None) -> bool:
         """Whether this tensor is quantized."""
@@ -242,10 +242,12 @@ class Weights(Recipe):
     def bytes(self, tensor: Tensor, layer: int | None, facts: Facts, held: int | None = None) -> int:
         """As every recipe, padded where kernels ask for it."""
         plain = Recipe.bytes(self, tensor, layer, facts, held)
-        if self.align == (1, 1) or not self.takes(tensor, layer):
+        if self.pads == (1, 1) or not tensor.experts or not self.takes(tensor, layer):
             return plain
-        rows, columns = tensor.shape[-2:]
-        padded = round_up(rows, self.align[0]) * round_up(columns, self.align[1])
+        *_, rows, columns = tensor.shape
+        other = rows if columns == facts.hidden else columns
+        hidden, halves = rows * columns // other, 2 if "gate_up" in tensor.role else 1
+        padded = round_up(hidden, self.pads[0]) * halves * round_up(other // halves, self.pads[1])
         return ceil_div(plain * padded, rows * columns)
 
     @abstractmethod

@@ -39,6 +39,7 @@ def facts_of(model: Model) -> Facts:
         tied=not any(tensor.role == "output" for tensor in model.head.tensors()),
         experts=experts,
         sharing=max(heads // shared, 1),
+        hidden=model.hidden,
         model_type=model.model_type,
         value_layers={} if len(values) == every else values,
         down_layers={} if len(downs) == every else downs,

@@ -105,11 +105,15 @@ def test_mxfp4_as_published_takes_the_experts_alone() -> None:
     assert find_recipe("mxfp4").bytes(matrix(64, 64), 0, DENSE) == 2 * 64 * 64
 
 
-def test_kernels_may_pad_a_matrix() -> None:
-    """gpt-oss: 2880 outputs become 3072 where a kernel wants multiples of 256."""
-    padded = Microscaled("mxfp4", "", experts=True, align=(256, 1))
-    stack = Tensor("mlp.experts.down_proj", (4, 2880, 2880), "experts", "ffn_down_exps", linear=True, experts=4)
-    assert padded.bytes(stack, 0, DENSE) == 4 * 3072 * 2880 // 32 * 17
+def test_kernels_may_pad_the_sides_of_experts() -> None:
+    """gpt-oss has 2880 on both sides; Marlin wants multiples of 256 and 128, and each half of a fused pair alone."""
+    padded = Microscaled("mxfp4", "", experts=True, pads=(256, 128))
+    facts = Facts(36, hidden=2880)
+    up = Tensor("up", (4, 2880, 2 * 2880), "experts", "ffn_gate_up_exps", linear=True, experts=4)
+    down = Tensor("down", (4, 2880, 2880), "experts", "ffn_down_exps", linear=True, experts=4)
+    assert padded.bytes(up, 0, facts) == 4 * 3072 * 2 * 2944 // 32 * 17
+    assert padded.bytes(down, 0, facts) == 4 * 3072 * 2944 // 32 * 17
+    assert padded.bytes(matrix(64, 64), 0, facts) == 2 * 64 * 64
 
 
 def test_a_gate_of_one_output_is_not_packed() -> None:

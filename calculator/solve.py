@@ -300,3 +300,103 @@ def suggestion(run: Run, model: Model, setup: Any, now: Estimate, change: Mappin
     if now.room is not None and then.room is not None and saves <= 0:
         saves = then.room - now.room
     return Suggestion(change, saves, then.peak.total, (then.room or 0) >= 0, then)
+
+
+# ---------------------------------------------------------------------- whole answers
+
+
+def fit_report(run: Run, model: Model, setup: Setup, now: Estimate) -> dict[str, Any]:
+    """What a reply says under `fit`: the estimate's own figures, the limits on these GPUs, and where it does not fit
+    what helps.
+
+    `setup` is the question as it was asked, so that each suggestion, sent back with it, gives the promised figure.
+    """
+    report = dict(now.fit or {})
+    report["max_batch_size"] = largest_batch(run, model, setup).n
+    report["max_sequence_length"] = largest_length(run, model, setup).n
+    found = fewest(run, model, setup, setup.gpu) if setup.gpu is not None else None
+    report["min_gpu_count"] = found.gpu_count if found is not None else None
+    report["suggestions"] = (
+        []
+        if report.get("fits")
+        else [
+            {
+                "change": dict(each.change),
+                "saves_bytes": each.saves,
+                "total_bytes": each.total,
+                "fits": each.fits,
+            }
+            for each in suggestions(run, model, setup, now)
+        ]
+    )
+    return report
+
+
+SOLVABLE = ("batch_size", "sequence_length", "gpu_count")
+
+
+def solve(run: Run, model: Model, setup: Setup, field: str) -> Solved:
+    """The n for which the plain request with it fits and with n + 1 does not; of gpu_count, the fewest."""
+    if field == "batch_size":
+        return largest_batch(run, model, setup)
+    if field == "sequence_length":
+        return largest_length(run, model, setup)
+    if setup.gpu is None:
+        raise InvalidSetup("say which gpu, or its gpu_memory_gib: without one there is nothing to fit into", "gpu")
+    found = fewest(run, model, setup, setup.gpu)
+    return Solved(0) if found is None else Solved(found.gpu_count)
+
+
+@dataclass(frozen=True, slots=True)
+class Runnable:
+    """A model that runs on a card: the setup that does it at the best number format, and how far it goes there."""
+
+    name: str
+    setup: InferenceSetup | TrainingSetup
+    max_sequence_length: Solved
+    max_batch_size: Solved
+    estimate: Estimate
+
+
+def formats_to_try(model: Model, setup: Setup) -> Iterator[Mapping[str, Any]]:
+    """Number formats from the best in quality down; only the one that was asked for, if one was."""
+    yield {}
+    if isinstance(setup, TrainingSetup):
+        if setup.method == "full" and setup.precision is None and setup.mixed_precision is None:
+            yield {"precision": "bfloat16", "mixed_precision": "none"}
+        return
+    if setup.precision is not None or setup.quantization is not None or model.quantization:
+        return
+    if setup.engine == "llama.cpp":
+        names: tuple[str, ...] = ("gguf-q8_0", "gguf-q6_k", "gguf-q4_k_m", "gguf-q2_k")
+    else:
+        names = ("fp8", "awq-int4")
+    for name in names:
+        yield {"quantization": name}
+
+
+def runnable(run: Run, name: str, model: Model, setup: Setup) -> Runnable | None:
+    """How `model` runs on the card of `setup`, None where it does not at any number format."""
+    for change in formats_to_try(model, setup):
+        changed = replace(setup, **change)
+        try:
+            estimate = run(model, changed)
+            if estimate.room is None or estimate.room < 0:
+                continue
+            return Runnable(
+                name, changed, largest_length(run, model, changed), largest_batch(run, model, changed), estimate
+            )
+        except CalculatorError:
+            continue
+    return None
+
+
+def sweep(
+    run: Run, model: Model, setup: Setup, cells: Iterable[Mapping[str, Any]]
+) -> Iterator[Estimate | CalculatorError]:
+    """The answer of each cell, the error where a cell cannot be."""
+    for cell in cells:
+        try:
+            yield run(model, replace(setup, **cell))
+        except CalculatorError as error:
+            yield error

@@ -151,8 +151,9 @@ class Start:
 
 
 @lru_cache(maxsize=1024)
-def _embedding(model: Model, mode: Mode) -> Start:
+def _embedding(model: Model, mode: Mode, asked: bool = False) -> Start:
     tape = Tape(mode)
+    tape.asked = asked
     tape.moments = [SILENCE]
     x = model.embedding.forward(tape)
     forward, node = front(tape.moments), x.node
@@ -160,6 +161,8 @@ def _embedding(model: Model, mode: Mode) -> Start:
     whole = together(scaled(size, WIDTH[dtype]))
     output = whole if any(each.storage is inside for each in tape.held) else SILENCE
     with_held = tape.live
+    if isinstance(node, Node) and not node.inputs:  # what the first layer keeps is counted with it
+        node = None
     del x, inside
     tape.held.clear()
     saved = tape.live
@@ -210,10 +213,12 @@ def training_profile(
     shared = shared_tables(model, mode)
     run = checkpointed if checkpointing == "full" else trace
     width, dtype = model.hidden, mode.hidden
-    start = _embedding(model, mode)
+    # peft and transformers ask the embedding's output for a gradient where layers are checkpointed
+    asked = mode.frozen and checkpointing == "full"
+    start = _embedding(model, mode, asked)
     held = together(start.trace.saved, _bytes(shared, masks=True))
     traces = [run(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)]
-    if not first_input_grad and traces:
+    if not (first_input_grad or asked) and traces:
         traces[0] = run(model.layers[0], _without_input_gradient(mode), width, dtype, shared)
 
     forward: dict[int, list[tuple[Moment, ...]]] = {}

@@ -297,6 +297,7 @@ class Tape:
         self.cached: list[Storage] = []  # keys, values and states that stay for the next step
         self.lingering: list[Value] = []  # what a layer's local variables hold until it returns
         self.held: list[Value] = []  # what the model's own local variables hold while the layers run
+        self.asked = False  # whether the embedding's output is asked for a gradient of its own (checkpointed adapters)
         self.shared = Shared()
         self.borrowing = False  # parameters made now belong to another layer, where their gradients are counted
         self.recording = mode.training

@@ -67,6 +67,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("gemma2", {"layer_types": ["sliding_attention"]}, "layer_types"),
     ("gemma3_text", {"num_key_value_heads": 4}, "num_attention_heads"),
     ("olmo2", {"num_attention_heads": 0}, "num_attention_heads"),
+    ("phi3_part", {"partial_rotary_factor": 2.0}, "partial_rotary_factor"),
+    ("starcoder2", {"hidden_size": 385}, "hidden_size"),
 ]
 
 

@@ -14,10 +14,12 @@ from .gemma import READERS as GEMMA
 from .linear_attention import READERS as LINEAR_ATTENTION
 from .llama import READERS as LLAMA
 from .olmo import READERS as OLMO
+from .others import READERS as OTHERS
+from .phi import READERS as PHI
 from .state_space import READERS as STATE_SPACE
 from .table import Reader
 
-READERS: dict[str, Reader] = {**LLAMA, **STATE_SPACE, **LINEAR_ATTENTION, **GEMMA, **OLMO}
+READERS: dict[str, Reader] = {**LLAMA, **STATE_SPACE, **LINEAR_ATTENTION, **GEMMA, **OLMO, **PHI, **OTHERS}
 
 
 def read_model(config: Mapping[str, Any], name: str | None = None) -> Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import InvalidConfig
 
@@ -108,6 +108,10 @@ class Fields:
                 f"{self.path}.{name} has {len(value)} entries, but there are {length} layers", f"{self.path}.{name}"
             )
         return value
+
+    def refuse(self, name: str, why: str) -> NoReturn:
+        """A field that makes no sense."""
+        raise InvalidConfig(f"{self.path}.{name} {why}", f"{self.path}.{name}")
 
     def divides(self, whole: int, by: int, names: tuple[str, str]) -> int:
         """whole / by, which must leave nothing."""

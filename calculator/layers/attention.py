@@ -196,8 +196,8 @@ class Attention:
         cos, sin = (tape.shared[name] for name in self.tables)
         if self.rotary_dim is None or self.rotary_dim == self.head_dim:
             return rotated(tape, x, cos, sin)
-        part = scaled(_divided(x.elements, self.head_dim), self.rotary_dim)
-        rest = scaled(_divided(x.elements, self.head_dim), self.head_dim - self.rotary_dim)
+        part = scaled(divided(x.elements, self.head_dim), self.rotary_dim)
+        rest = scaled(divided(x.elements, self.head_dim), self.head_dim - self.rotary_dim)
         turning, passing = tape.slice(x, part), tape.slice(x, rest)
         return tape.concatenate(rotated(tape, turning, cos, sin), passing)
 
@@ -210,12 +210,13 @@ def rotated(tape: Tape, x: Value, cos: Value, sin: Value) -> Value:
 
 
 def _half_turned(tape: Tape, x: Value) -> Value:
-    half = _divided(x.elements, 2)
+    half = divided(x.elements, 2)
     first, second = tape.slice(x, half), tape.slice(x, half)
     return tape.concatenate(tape.scale(second), first)
 
 
-def _divided(size: Size, by: int) -> Size:
+def divided(size: Size, by: int) -> Size:
+    """A size over an integer."""
     a, b, c, d, e, f = size
     return (a // by, b // by, c // by, d // by, e // by, f // by)
 
@@ -371,7 +372,9 @@ def math(tape: Tape, q: Value, k: Value, v: Value, layer: Attention, masked: boo
     if mode.step != "decode":
         mask = tape.new(mode.mask, BOOL)
         mask = tape.new(mode.mask, FLOAT)
-    scores = tape.matmul(q, tape.scale(k), score_entries(mode, layer))
-    weights = tape.unary_output(scores)
-    del scores, mask
-    return tape.cast(tape.matmul(weights, v, q.elements), dtype)
+    weights = tape.matmul(q, tape.scale(k), score_entries(mode, layer))
+    weights = tape.unary_output(weights)
+    weights = tape.dropout(weights, layer.dropout)
+    out = tape.cast(tape.matmul(weights, v, q.elements), dtype)
+    del mask  # it stays until the result is there
+    return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..tape import FLOAT, SEQUENCES, TOKENS, Size, Tape, Value, scaled
+from ..tape import FLOAT, SEQUENCES, TOKENS, Node, Size, Tape, Value, scaled
 from ..tensors import Cut, Tensor
 from .norms import Norm
 
@@ -56,6 +56,8 @@ class Embedding:
         x = tape.embed(rows, self.vocabulary, self.width)
         if self.scaled:
             x = tape.scale(x)
+        if tape.asked:
+            x.node = Node((), [x.storage], lambda tape, grads, node: [])
         positions = None
         if self.positions:
             wide = self.projected or self.width

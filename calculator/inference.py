@@ -2,86 +2,238 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
-from .estimate import Estimate, Part, Phase
+from .checkpoints import read_quantization, recipe_of
+from .engines import Engine, find_engine
+from .engines.base import Pool, Question, Share
+from .errors import InvalidSetup, TooLarge
+from .estimate import MAX_BYTES, Estimate, Part, Phase
+from .formats import Recipe
 from .model import Model
-from .precisions import BYTES, stored, tape_dtype
-from .profile import inference_profile
-from .setup import InferenceSetup
-from .tape import Mode, evaluate
+from .parallel import placement_of
+from .precisions import BYTES
+from .quantization import find_recipe
+from .setup import InferenceSetup, Options
+from .units import gib
 
-IDS = 8  # bytes a token id
+POOLED = ("vllm", "sglang")  # engines that take their share of a GPU in advance
 
 
 def settled(model: Model, setup: InferenceSetup) -> InferenceSetup:
-    """The setup with every default filled in that follows from the model or other fields."""
+    """The setup with every default filled in that follows from the model or other fields.
+
+    Beside a checkpoint format `precision` is what is computed in.
+    """
+    if setup.precision is not None and setup.quantization is not None:
+        raise InvalidSetup("precision stands beside quantization: give one of them", "precision")
     precision = setup.precision or model.default_precision or "float16"
-    cache = setup.kv_cache_precision or (precision if BYTES[precision] >= 2 else "float16")
+    if setup.kv_cache_precision is not None:
+        cache = setup.kv_cache_precision
+    elif setup.engine in POOLED and setup.precision is None and _caches_in_fp8(model, setup):
+        cache = "fp8"
+    else:
+        cache = precision if BYTES[precision] >= 2 else "float16"
     prompt = setup.prompt_length or setup.sequence_length
+    if prompt > setup.sequence_length:
+        raise InvalidSetup(
+            f"prompt_length must be at most sequence_length, {setup.sequence_length:,}: it is part of it",
+            "prompt_length",
+        )
     return replace(setup, precision=precision, kv_cache_precision=cache, prompt_length=prompt)
+
+
+def _caches_in_fp8(model: Model, setup: InferenceSetup) -> bool:
+    """Whether a checkpoint brings scales for an fp8 cache: engines then keep it so."""
+    block = model.quantization
+    if block is None or setup.quantization is not None:
+        return False
+    inner = block.get("quantization")
+    named = block.get("kv_cache_quant_algo") or (inner.get("kv_cache_quant_algo") if isinstance(inner, dict) else None)
+    return bool(block.get("kv_cache_scheme")) or str(named).upper() == "FP8"
+
+
+@lru_cache(maxsize=1024)
+def _named_recipe(name: str, options: Options) -> Recipe:
+    return find_recipe(name, dict(options))
+
+
+@lru_cache(maxsize=1024)
+def _own_recipe(model: Model) -> Recipe:
+    assert model.quantization is not None
+    return recipe_of(model.quantization, model.config)
+
+
+def recipe_for(model: Model, setup: InferenceSetup) -> Recipe | None:
+    """The checkpoint format of a request: what it says, else the configuration's own, None for a plain precision."""
+    if setup.quantization is not None:
+        return _named_recipe(setup.quantization, setup.quantization_options)
+    if setup.precision is None and model.quantization is not None:
+        return _own_recipe(model)
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _echoed(model: Model) -> dict[str, Any]:
+    """The configuration's own format as request fields, where a request could say it."""
+    assert model.quantization is not None
+    name, options = read_quantization(model.quantization, model.config)
+    if "ignore" in options or "targets" in options:
+        return {}
+    return {"quantization": name, **({"quantization_options": options} if options else {})}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, the engine it is put to, and defaults that were applied."""
+
+    question: Question
+    engine: Engine
+    assumed: dict[str, Any]
+
+
+@lru_cache(maxsize=2048)
+def _options(engine: Engine, said: Options, version: str | None) -> tuple[dict[str, Any], tuple[int, ...]]:
+    return engine.read_options(dict(said)), engine.read_version(version)
+
+
+def asked(model: Model, said: InferenceSetup) -> Asked:
+    """The question with all defaults, and what they were."""
+    engine = find_engine(said.engine)
+    recipe = recipe_for(model, said)
+    setup = settled(model, said)
+    placement = placement_of(model, setup)
+    assumed: dict[str, Any] = {"kv_cache_precision": setup.kv_cache_precision, "prompt_length": setup.prompt_length}
+    if recipe is None:
+        assumed["precision"] = setup.precision
+    elif said.quantization is None:
+        assumed |= _echoed(model)
+    if said.engine is None:
+        return Asked(Question(model, setup, recipe, placement), engine, assumed)
+    options, version = _options(engine, said.engine_options, said.engine_version)
+    question = Question(model, setup, recipe, placement, options, version)
+    if engine.settle is not None:
+        question = engine.settle(question)
+    assumed["engine_version"] = engine.versions[0]
+    chosen = {name: value for name, value in question.options.items() if value is not None}
+    if chosen:
+        assumed["engine_options"] = chosen
+    if question.setup.kv_cache_precision != setup.kv_cache_precision:
+        assumed["kv_cache_precision"] = question.setup.kv_cache_precision
+    return Asked(question, engine, assumed)
 
 
 def inference(model: Model, setup: InferenceSetup) -> Estimate:
     """The peak of serving `setup` on `model`: `phases` prefill and decode."""
-    setup = settled(model, setup)
-    assert setup.precision and setup.kv_cache_precision and setup.prompt_length
-    batch, context, prompt = setup.batch_size, setup.sequence_length, setup.prompt_length
-    weights = stored(model.parameters, setup.precision)
-    weights_part = Part(
-        "model_weights",
-        weights,
-        f"{model.parameters:,} parameters × {int(8 * BYTES[setup.precision])} bits ({setup.precision})",
+    put = asked(model, setup)
+    question, engine = put.question, put.engine
+    placement = question.placement
+    shares = tuple(engine.share(question, stage) for stage in range(placement.pipeline))
+    stages = tuple(share.phases for share in shares)
+    alone = placement.gpus == 1
+    phases = stages[0] if alone else _summed(shares, stages)
+    if max(phase.total for phase in phases) > MAX_BYTES:
+        raise TooLarge("the memory comes to more than 2**53 bytes", None)
+    fullest_share, fullest = max(
+        zip(shares, stages, strict=True), key=lambda each: max(phase.total for phase in each[1])
     )
-    cache_width = BYTES[setup.kv_cache_precision]
-    phases: list[Phase] = []
-    for step, length in (("prefill", prompt), ("decode", context)):
-        held = batch * model.cache(length)
-        cache = int(held * cache_width)
-        state = batch * model.state() * 4
-        mode = Mode(
-            step=step,
-            weights=tape_dtype(setup.precision),
-            attention=setup.attention,
-            frozen=True,
-            one=batch == 1,
-            exceeded=frozenset(window for window in model.windows if length >= window),
-            fresh=prompt == context,
-        )
-        profile = inference_profile(model, mode, setup.logits == "all")
-        need = profile.need(step, batch, length)
-        computed = held * (4 if setup.precision == "float32" else 2) + state
-        inputs = IDS * batch * prompt + IDS * batch
-        activations = max(need - computed, 0) + inputs
-        phases.append(
-            Phase(
-                step,
-                (
-                    weights_part,
-                    Part(
-                        "kv_cache",
-                        cache + state,
-                        f"{batch} × {model.cache(length):,} elements × {int(8 * cache_width)} bits"
-                        + (f" + {state:,} bytes of state" if state else ""),
-                    ),
-                    Part("activation_memory", activations, f"largest moment of {step}: {batch} × {length} tokens"),
-                ),
-            )
-        )
-    needed = int(batch * model.cache(context) * cache_width)
+    count = sum(share.count for share in shares)
+    warnings = [] if engine.warn is None else [*engine.warn(question, shares)]
+    fit, room = None, None
+    report = engine.report(question, shares) if setup.engine is not None else {}
+    if setup.gpu is not None:
+        fit, room, more = _fitted(put, shares, fullest_share, fullest)
+        warnings += more
+    reserved = sum(share.count * share.cache[1].bytes for share in shares)
+    state = sum(share.count * share.state for share in shares)
     return Estimate(
-        tuple(phases),
+        phases,
+        fullest=() if alone else fullest,
+        stages=stages if any(stage != stages[0] for stage in stages) else (),
         cache={
-            "needed_bytes": needed,
-            "reserved_bytes": needed,
-            "state_bytes": batch * model.state() * 4,
+            "needed_bytes": sum(share.count * share.needed for share in shares),
+            "reserved_bytes": reserved - state,
+            "state_bytes": state,
         },
-        assumed={
-            "precision": setup.precision,
-            "kv_cache_precision": setup.kv_cache_precision,
-            "prompt_length": prompt,
-        },
+        engine_report=report,
+        assumed=put.assumed,
+        warnings=tuple(warnings) + (_idle(setup, count) if setup.gpu_count else ()),
+        fit=fit,
+        room=room,
     )
 
 
-__all__ = ["evaluate", "inference", "settled"]
+def _summed(shares: tuple[Share, ...], stages: tuple[tuple[Phase, ...], ...]) -> tuple[Phase, ...]:
+    """The phases over all GPUs, part by part."""
+    made = []
+    for which, phase in enumerate(stages[0]):
+        parts = []
+        for place, part in enumerate(phase.parts):
+            terms = [(share.count, phases[which].parts[place]) for share, phases in zip(shares, stages, strict=True)]
+            formula = " + ".join(f"{count} × ({each.formula})" for count, each in _grouped(terms))
+            parts.append(
+                Part(
+                    part.name,
+                    sum(count * each.bytes for count, each in terms),
+                    formula,
+                    sum(count * each.low for count, each in terms),
+                    sum(count * each.high for count, each in terms),
+                )
+            )
+        made.append(Phase(phase.name, tuple(parts)))
+    return tuple(made)
+
+
+def _grouped(terms: list[tuple[int, Part]]) -> list[tuple[int, Part]]:
+    """Equal parts counted together."""
+    counts: dict[Part, int] = {}
+    for count, part in terms:
+        counts[part] = counts.get(part, 0) + count
+    return [(count, part) for part, count in counts.items()]
+
+
+def _idle(setup: InferenceSetup, used: int) -> tuple[str, ...]:
+    if setup.gpu_count is None or setup.gpu_count <= used:
+        return ()
+    return (
+        f"{setup.gpu_count - used} of {setup.gpu_count} GPUs stay idle: the parallelism asked for uses {used};"
+        " raise tensor_parallel, pipeline_parallel or data_parallel",
+    )
+
+
+def _fitted(
+    put: Asked, shares: tuple[Share, ...], fullest: Share, phases: tuple[Phase, ...]
+) -> tuple[dict[str, Any], int, list[str]]:
+    """Whether it fits, what is left on the fullest GPU, and what to warn about."""
+    setup = put.question.setup
+    gpu, used_gpus = setup.gpu, sum(share.count for share in shares)
+    assert gpu is not None
+    count = setup.gpu_count or used_gpus
+    if count < used_gpus:
+        raise InvalidSetup(
+            f"gpu_count must be at least {used_gpus}: that is what the parallelism asked for takes", "gpu_count"
+        )
+    used = max(phase.total for phase in phases)
+    room = gpu.memory - used
+    if put.engine.pool is not None:
+        pools = [put.engine.pool(put.question, share) for share in shares]
+        room = min(_room(pool) for pool in pools)
+    fit = {
+        "fits": room >= 0,
+        "gpu": gpu.name,
+        "gpu_count": count,
+        "gpu_memory_gib": gib(gpu.memory),
+        "used_gib": gib(used),
+        "free_gib": gib(gpu.memory - used),
+    }
+    return fit, room, []
+
+
+def _room(pool: Pool) -> int:
+    """Bytes of the pool beyond what the workload takes; negative where it does not fit."""
+    return pool.size - pool.needed
+
+
+__all__ = ["inference", "recipe_for", "settled"]

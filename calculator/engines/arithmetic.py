@@ -1,0 +1,117 @@
+"""No engine: weights and cache by arithmetic, and the largest moment of transformers' forward pass."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from ..estimate import Part
+from ..model import Model
+from ..parallel import ALONE, part_of, stage_ends
+from ..precisions import tape_dtype
+from ..profile import Profile, inference_profile
+from ..tape import Mode
+from .base import Engine, Question, Share
+from .holdings import PLAIN, Loading, cache_formats, cache_held, spelled, states_held, weights_held
+
+IDS = 8  # bytes a token id
+
+
+@lru_cache(maxsize=4096)
+def _profile(
+    model: Model,
+    step: str,
+    dtype: str,
+    attention: str,
+    one: bool,
+    exceeded: frozenset[int],
+    fresh: bool,
+    all_logits: bool,
+) -> Profile:
+    mode = Mode(step=step, weights=dtype, attention=attention, frozen=True, one=one, exceeded=exceeded, fresh=fresh)
+    return inference_profile(model, mode, all_logits)
+
+
+def need(question: Question, stage: int, step: str, length: int) -> int:
+    """Bytes that one forward pass takes beside weights, cache included as transformers stores it in 16 or 32 bit."""
+    model, setup, placement = question.model, question.setup, question.placement
+    if placement != ALONE:
+        first, last = stage_ends(len(model.layers), placement.pipeline)[stage]
+        model = part_of(model, placement.tensor, first, last)
+    assert setup.precision
+    profile = _profile(
+        model,
+        step,
+        tape_dtype(setup.precision),
+        setup.attention,
+        setup.batch_size == 1,
+        frozenset(window for window in model.windows if length >= window),
+        setup.prompt_length == setup.sequence_length,
+        setup.logits == "all",
+    )
+    return profile.need(step, setup.batch_size, length)
+
+
+def moments(question: Question, stage: int) -> tuple[Part, Part]:
+    """Activations of a prefill and of a decode step: the largest moment less the cache."""
+    model, setup, placement = question.model, question.setup, question.placement
+    assert setup.prompt_length
+    batch = setup.batch_size
+    state = batch * states_held(model, placement, stage, question.width)
+    made = []
+    for step, length in (("prefill", setup.prompt_length), ("decode", setup.sequence_length)):
+        held = batch * cache_held(model, placement, stage, length) * question.width + state
+        inputs = IDS * batch * setup.prompt_length + IDS * batch
+        size = max(need(question, stage, step, length) - held, 0) + inputs
+        made.append(Part("activation_memory", size, f"largest moment of {step}: {batch} × {length:,} tokens"))
+    return made[0], made[1]
+
+
+def weights_part(question: Question, size: int) -> Part:
+    """Weights of one GPU, named as the request names them."""
+    model, placement = question.model, question.placement
+    assert question.setup.precision
+    shared = "" if placement.gpus == placement.data else f", one of {placement.gpus // placement.data} GPUs"
+    formula = f"{model.parameters:,} parameters × {spelled(question.recipe, question.setup.precision)}{shared}"
+    return Part("model_weights", size, formula)
+
+
+def cache_at(question: Question, stage: int, tokens: int) -> Part:
+    """Cache and states of every sequence at so many tokens, by arithmetic."""
+    model, setup, placement = question.model, question.setup, question.placement
+    assert setup.kv_cache_precision
+    elements = cache_held(model, placement, stage, tokens)
+    stored = cache_formats(setup.kv_cache_precision)
+    grown = setup.batch_size * stored.bytes(elements)
+    state = setup.batch_size * states_held(model, placement, stage, question.width)
+    formula = f"{setup.batch_size} × {elements:,} elements × {stored.bits_per_weight:g} bits"
+    return Part("kv_cache", grown + state, formula + (f" + {state:,} bytes of state" if state else ""))
+
+
+def share(question: Question, stage: int, loading: Loading = PLAIN) -> Share:
+    """One GPU by arithmetic alone."""
+    model, setup, placement = question.model, question.setup, question.placement
+    assert setup.precision and setup.prompt_length
+    cache = cache_at(question, stage, setup.sequence_length)
+    early = cache if setup.prompt_length == setup.sequence_length else cache_at(question, stage, setup.prompt_length)
+    state = setup.batch_size * states_held(model, placement, stage, question.width)
+    return Share(
+        placement.tensor * placement.data,
+        weights_part(question, weights_held(model, question.recipe, setup.precision, placement, stage, loading)),
+        (early, cache),
+        moments(question, stage),
+        (),
+        cache.bytes - state,
+        state,
+    )
+
+
+def _nothing(question: Question, shares: tuple[Share, ...]) -> dict[str, Any]:
+    return {}
+
+
+def _share(question: Question, stage: int) -> Share:
+    return share(question, stage)
+
+
+BARE = Engine("none", ("0",), (), _share, _nothing, {})

@@ -1,0 +1,206 @@
+"""What an engine is: a name, versions, options, and how it fills GPUs. One file an engine describes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from ..errors import InvalidSetup, UnknownName, nearest
+from ..estimate import Part, Phase
+from ..formats import Recipe
+from ..model import Model
+from ..parallel import Placement
+from ..setup import InferenceSetup
+
+Version = tuple[int, ...]
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option, by the engine's own name.
+
+    kind     bool, int, float or str
+    default  None where it follows from the model, the GPU or the workload: `meaning` says how
+    least, most  bounds of a number
+    choices  the values a string may have
+    """
+
+    name: str
+    kind: type
+    default: Value
+    meaning: str
+    least: float = 0
+    most: float = 2**53
+    choices: tuple[str, ...] = ()
+
+    def read(self, value: Any) -> Value:
+        """The value, checked; raises InvalidSetup that names what is allowed."""
+        path = f"engine_options.{self.name}"
+        if self.kind is bool:
+            if not isinstance(value, bool):
+                raise InvalidSetup(f"{self.name} is true or false", path)
+            return value
+        if self.kind is str:
+            if value not in self.choices:
+                raise InvalidSetup(f"{self.name} is one of {', '.join(self.choices)}", path)
+            return str(value)
+        whole = self.kind is int
+        if isinstance(value, float) and whole and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise InvalidSetup(f"{self.name} is a {'whole ' if whole else ''}number", path)
+        if not self.least <= value <= self.most:
+            raise InvalidSetup(f"{self.name} is from {self.least:g} to {self.most:,.12g}", path)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A figure that no arithmetic gives: what to expect, the range that was seen, and where. Bytes."""
+
+    expected: int
+    low: int
+    high: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request as an engine sees it.
+
+    setup      with every default of the workload filled in
+    recipe     the checkpoint's format, None where every parameter has `setup.precision`
+    options    all of the engine's, defaults included; None where one follows from elsewhere
+    version    as numbers
+    """
+
+    model: Model
+    setup: InferenceSetup
+    recipe: Recipe | None
+    placement: Placement
+    options: Mapping[str, Value] = field(default_factory=lambda: MappingProxyType({}))
+    version: Version = ()
+
+    @property
+    def width(self) -> int:
+        """Bytes of an activation's element."""
+        return 4 if self.setup.precision == "float32" else 2
+
+    def number(self, name: str, otherwise: int) -> int:
+        """A whole-number option, or what follows where it was not said."""
+        value = self.options.get(name)
+        return otherwise if value is None else int(value)
+
+    def since(self, *version: int) -> bool:
+        """Whether the engine is of that version or later."""
+        return self.version >= version
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one GPU of a pipeline stage holds, and how many hold as much.
+
+    weights               in every phase
+    cache, activations    in prefill and decode; the cache with its states, as reserved
+    loading               beside the weights while they are loaded, where that can be the most
+    overhead              what the process takes beside tensors, where an engine runs
+    needed, state         cache by arithmetic, in bytes: what grows with tokens, what does not
+    """
+
+    count: int
+    weights: Part
+    cache: tuple[Part, Part]
+    activations: tuple[Part, Part]
+    overhead: tuple[Part, ...]
+    needed: int
+    state: int
+    loading: Part | None = None
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Its phases with what is alive in each."""
+        made = tuple(
+            Phase(name, (self.weights, self.cache[which], self.activations[which], *self.overhead))
+            for which, name in enumerate(("prefill", "decode"))
+        )
+        if self.loading is None:
+            return made
+        nothing = Part("kv_cache", 0, "not there yet")
+        return (*made, Phase("load", (self.weights, nothing, self.loading, *self.overhead)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What is left for an engine's cache on the fullest GPU.
+
+    limit     bytes the engine may use of the GPU
+    size      bytes of the pool
+    needed    bytes of it that the workload takes
+    """
+
+    limit: int
+    size: int
+    needed: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Engine:
+    """An engine: how it is called, what can be set, and how it fills a GPU.
+
+    versions  whose rules are written down, newest first
+    share     what one GPU of a stage holds
+    report    what it prints at start, in its own words
+    pool      what it leaves for its cache on a GPU, where it takes memory in advance
+    settle    fills in options that follow from others, and refuses what it cannot run
+    warn      what a user should know of the answer
+    sources   what its figures come from, by name
+    """
+
+    name: str
+    versions: tuple[str, ...]
+    options: tuple[Option, ...]
+    share: Callable[[Question, int], Share]
+    report: Callable[[Question, tuple[Share, ...]], dict[str, Any]]
+    sources: Mapping[str, str]
+    pool: Callable[[Question, Share], Pool] | None = None
+    settle: Callable[[Question], Question] | None = None
+    warn: Callable[[Question, tuple[Share, ...]], tuple[str, ...]] | None = None
+
+    def read_options(self, said: Mapping[str, Any]) -> dict[str, Value]:
+        """Every option with its value; raises UnknownName or InvalidSetup."""
+        known = {option.name: option for option in self.options}
+        read: dict[str, Value] = {name: option.default for name, option in known.items()}
+        for name, value in said.items():
+            option = known.get(name)
+            if option is None:
+                close = nearest(name, known)
+                hint = f"did you mean {close[0]}? " if close else ""
+                listed = ", ".join(known) or "none"
+                raise UnknownName(
+                    f"{self.name} has no option {name}; {hint}known: {listed}", f"engine_options.{name}", close
+                )
+            read[name] = option.read(value)
+        return read
+
+    def read_version(self, said: str | None) -> Version:
+        """A version as numbers; the newest known where none is said.
+
+        >>> Engine("e", ("1.2.0",), (), None, None, {}).read_version("0.10.1.1rc2+g0eec")
+        (0, 10, 1, 1)
+        """
+        named = said if said is not None else self.versions[0]
+        found = re.match(r"v?b?(\d+(?:\.\d+)*)", named)
+        if found is None:
+            raise InvalidSetup(
+                f"engine_version is a number such as {self.versions[0]}, not {named!r:.40}", "engine_version"
+            )
+        return tuple(int(each) for each in found[1].split("."))
+
+
+def calibrated(name: str, figure: Measured, formula: str) -> Part:
+    """A part that was measured, with its range and its source."""
+    return Part(name, figure.expected, f"{formula} [{figure.source}]", figure.low, figure.high)

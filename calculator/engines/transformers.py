@@ -1,0 +1,117 @@
+"""Hugging Face transformers: what its forward pass holds, a cache that grows by copies, and the process around it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from ..estimate import Part
+from ..model import Model
+from ..units import MIB
+from .arithmetic import share as bare_share
+from .base import Engine, Measured, Question, Share, calibrated
+from .holdings import Loading, layers_of
+
+CONTEXT = Measured(
+    450 * MIB,
+    250 * MIB,
+    650 * MIB,
+    "driver context and loaded kernels of a torch process before its first tensor, as nvidia-smi shows it",
+)
+WORKSPACE = 8 * MIB + 128 * 1024  # torch's getChosenWorkspaceSize, `:4096:2:16:8` in KiB; Hopper takes 32 MiB
+
+# Experts became stacks in 5.0; before that each of their matrices is a tensor of its own.
+STACKED = Loading(allocator=True)
+APART = Loading(allocator=True, apart=True)
+
+
+def share(question: Question, stage: int) -> Share:
+    """As by arithmetic; with what older versions held, blocks of the allocator, and the process's own memory."""
+    plain = bare_share(question, stage, STACKED if question.since(5) else APART)
+    prefill, decode = plain.activations
+    last = stage == question.placement.pipeline - 1
+    if last and not question.since(4, 45):
+        prefill = upcast(question, prefill)
+    kept = 0
+    if not question.since(4, 43):
+        kept = layer_tables(question, stage)
+    if last and not question.since(5):
+        kept += loose_head(question)
+    formula = f"cuBLAS workspace of {WORKSPACE:,}"
+    if kept:
+        formula += f", {kept:,} of rotary tables in each layer or a tied head that is stored twice"
+    prefill, decode = (
+        Part(part.name, part.bytes + kept + WORKSPACE, f"{part.formula}; {formula}") for part in (prefill, decode)
+    )
+    overhead = calibrated("runtime_overhead", CONTEXT, "driver context")
+    loading = untied_while_loading(question, kept) if last and not question.since(5) else None
+    return replace(plain, activations=(prefill, decode), overhead=(overhead,), loading=loading)
+
+
+def untied_while_loading(question: Question, kept: int) -> Part | None:
+    """AWQ modules are put in before the head is tied, so that until then the table exists twice: with short prompts the
+    peak of the totals published for Qwen2.5-0.5B and 3B is just that."""
+    model, recipe = question.model, question.recipe
+    if recipe is None or not recipe.name.startswith("awq") or not model.head.tied:
+        return None
+    vocabulary, width = model.embedding.vocabulary, model.embedding.width
+    formula = f"a head of {vocabulary:,} × {width:,} before it is tied"
+    return Part("activation_memory", vocabulary * width * question.width + kept, formula)
+
+
+def upcast(question: Question, prefill: Part) -> Part:
+    """Logits of the whole prompt in 16 bit, and their copy in float32, which versions before 4.45 always made."""
+    setup, model = question.setup, question.model
+    assert setup.prompt_length
+    rows = setup.batch_size * setup.prompt_length
+    vocabulary = model.head.vocabulary
+    both = rows * vocabulary * (question.width + 4) + rows * model.hidden * question.width
+    if both <= prefill.bytes:
+        return prefill
+    formula = f"logits of {rows:,} tokens × {vocabulary:,} in {8 * question.width} bits and again in float32"
+    return Part("activation_memory", both, formula)
+
+
+@lru_cache(maxsize=1024)
+def _table_elements(model: Model) -> int:
+    """Elements of cos and sin for every position of the configuration."""
+    return (model.max_context or 0) * sum(table[1] for table in model.tables)
+
+
+def layer_tables(question: Question, stage: int) -> int:
+    """Until 4.42 every layer had rotary tables of its own, for all positions of the configuration."""
+    layers = layers_of(question.model, question.placement.pipeline, stage)
+    attending = sum(count for layer, count in layers.items() if layer.cache(1))
+    return attending * _table_elements(question.model) * question.width
+
+
+def loose_head(question: Question) -> int:
+    """Loading block-scaled fp8 left a tied head apart from the embedding in 4.51, as the totals published for Qwen3
+    show: they exceed weights and cache by just that matrix where the model is tied, and by nothing where it is not."""
+    model, recipe = question.model, question.recipe
+    if recipe is None or recipe.name != "fp8" or not model.head.tied:
+        return 0
+    return model.embedding.vocabulary * model.embedding.width * question.width
+
+
+def report(question: Question, shares: tuple[Share, ...]) -> dict[str, Any]:
+    """transformers prints nothing of the kind."""
+    return {}
+
+
+TRANSFORMERS = Engine(
+    "transformers",
+    ("5.23.0", "4.51.3", "4.46.0", "4.38.2"),
+    (),
+    share,
+    report,
+    {
+        "forward pass": "models of transformers 5.23.0, allocations counted on fake CUDA tensors of torch 2.13.0",
+        "logits": "modeling_llama.py until 4.44: logits of every position, then .float(); num_logits_to_keep since",
+        "rotary tables": "modeling_qwen2.py until 4.42: Qwen2RotaryEmbedding in each attention layer",
+        "fp8 head": "github.com/QwenLM/Qwen3, docs: GPU memory under transformers 4.51.3, tied and untied models",
+        "allocator": "c10/cuda/CUDACachingAllocator.cpp",
+        "context": CONTEXT.source,
+    },
+)

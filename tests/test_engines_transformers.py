@@ -1,0 +1,130 @@
+"""transformers as an engine: what it holds beside bare arithmetic, by version and format."""
+
+from __future__ import annotations
+
+import pytest
+
+from calculator import InferenceSetup
+from calculator.architectures import read_model
+from calculator.engines.holdings import block
+from calculator.errors import InvalidSetup, UnknownName
+from calculator.inference import inference
+from calculator.units import MIB
+
+SIZES = {
+    "model_type": "qwen2",
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "max_position_embeddings": 32768,
+}
+UNTIED = read_model({**SIZES, "tie_word_embeddings": False})
+TIED = read_model({**SIZES, "tie_word_embeddings": True})
+WORKSPACE = 8 * MIB + 128 * 1024
+
+
+def at(model=UNTIED, **said):
+    return inference(model, InferenceSetup(precision=said.pop("precision", "bfloat16"), **said))
+
+
+def phase(estimate, name):
+    return next(each for each in estimate.phases if each.name == name)
+
+
+@pytest.mark.parametrize(
+    ("size", "counted"),
+    [
+        (1000, 1024),  # rounded to 512
+        (43 * MIB, 44 * MIB),  # a segment of 44 MiB; the rest of 1 MiB is too small to split off
+        (int(24.5 * MIB), int(24.5 * MIB)),  # the rest of 1.5 MiB is split off
+        (9 * MIB, 9 * MIB),  # small ones share segments of 20 MiB
+    ],
+)
+def test_the_allocator_rounds_large_tensors(size, counted):
+    assert block(size) == counted
+
+
+def test_weights_are_blocks_of_the_allocator():
+    # gate, up and down are 11008 × 2048 × 2 bytes = 43 MiB each, held as 44; embedding and head of 593.5 MiB as 594
+    plain, held = at(), at(engine="transformers")
+    grown = held.phases[0].bytes_of("model_weights") - plain.phases[0].bytes_of("model_weights")
+    assert grown == 2 * 3 * MIB + 2 * MIB // 2
+
+
+def test_old_versions_upcast_the_logits_of_the_whole_prompt():
+    # 2 bytes and 4 of each of 1024 × 151,936 logits, the hidden states, 2 layers' tables of 32768 × 2 × 128 × 2 bytes
+    old = at(engine="transformers", engine_version="4.38.2", sequence_length=1024)
+    tables = 2 * 32768 * 256 * 2
+    hidden = 1024 * 2048 * 2
+    assert phase(old, "prefill").bytes_of("activation_memory") == 1024 * 151936 * 6 + hidden + tables + WORKSPACE
+
+
+def test_newer_versions_do_not():
+    new = at(engine="transformers", engine_version="4.46", sequence_length=1024)
+    assert phase(new, "prefill").bytes_of("activation_memory") < 1024 * 151936 * 2
+
+
+def test_a_tied_head_of_an_awq_checkpoint_is_there_twice_while_it_loads():
+    estimate = inference(TIED, InferenceSetup(engine="transformers", engine_version="4.46", quantization="awq-int4"))
+    assert phase(estimate, "load").bytes_of("activation_memory") == 151936 * 2048 * 2
+    untied = inference(UNTIED, InferenceSetup(engine="transformers", engine_version="4.46", quantization="awq-int4"))
+    assert [each.name for each in untied.phases] == ["prefill", "decode"]
+
+
+def test_the_process_around_it_is_a_range():
+    part = at(engine="transformers").phases[0].parts[-1]
+    assert part.name == "runtime_overhead"
+    assert part.low < part.bytes < part.high
+
+
+def test_parts_add_up_over_stages():
+    alone, split = at(), at(pipeline_parallel=2)
+    # the head's own stage has no table of tokens: both are there once
+    assert split.phases[0].bytes_of("model_weights") == alone.phases[0].bytes_of("model_weights")
+    assert split.cache["needed_bytes"] == alone.cache["needed_bytes"]
+    assert len(split.stages) == 2
+
+
+def test_tensor_parallelism_divides_heads_and_keeps_norms():
+    # all but 2 × 2 + 1 norms of 2048 are divided; the vocabulary, 151936 = 64 × 2374, needs no padding
+    two = at(tensor_parallel=2)
+    norms = 5 * 2048
+    whole = UNTIED.parameters
+    assert two.fullest[0].bytes_of("model_weights") == ((whole - norms) // 2 + norms) * 2
+    assert two.cache["needed_bytes"] == at().cache["needed_bytes"]
+
+
+def test_heads_are_never_split():
+    # 2 key-value heads over 4 GPUs: each holds one, half of them twice
+    four = at(tensor_parallel=4)
+    assert four.cache["needed_bytes"] == 2 * at().cache["needed_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"tensor_parallel": 3}, "tensor_parallel"),
+        ({"pipeline_parallel": 3}, "pipeline_parallel"),
+        ({"expert_parallel": 2, "tensor_parallel": 2}, "expert_parallel"),
+        ({"engine": "transformers", "engine_version": "newest"}, "engine_version"),
+        ({"sequence_length": 8, "prompt_length": 9}, "prompt_length"),
+    ],
+)
+def test_what_cannot_be_is_refused(said, field):
+    with pytest.raises(InvalidSetup) as caught:
+        at(**said)
+    assert caught.value.field == field
+
+
+def test_unknown_options_are_refused_by_name():
+    with pytest.raises(UnknownName) as caught:
+        at(engine="transformers", engine_options=(("block_size", 16),))
+    assert caught.value.field == "engine_options.block_size"
+
+
+def test_the_peak_over_gpus_is_the_sum_and_the_fullest_is_one_of_them():
+    estimate = at(data_parallel=2, tensor_parallel=2)
+    assert estimate.phases[0].total == 4 * estimate.fullest[0].total

@@ -81,10 +81,13 @@ def shared_tables(model: Model, mode: Mode) -> Shared:
     return tuple(made)
 
 
+_PASSING = ("mask", "_once")  # endings of what no graph keeps: masks, and tables of which layers make their own
+
+
 def _bytes(shared: Shared, masks: bool) -> Moment:
     return together(
         SILENCE,
-        *(scaled(size, WIDTH[dtype]) for name, size, dtype in shared if masks or not name.endswith("mask")),
+        *(scaled(size, WIDTH[dtype]) for name, size, dtype in shared if masks or not name.endswith(_PASSING)),
     )
 
 
@@ -266,7 +269,7 @@ def _first_users(traces: Sequence[Trace], shared: Shared, masks: bool) -> dict[i
     """Tables and masks by the first layer that uses them: they go once its backward pass is over."""
     gone: dict[int, list[Size]] = {}
     for name, size, dtype in shared:
-        if masks or not name.endswith("mask"):
+        if masks or not name.endswith(_PASSING):
             first = next((index for index, each in enumerate(traces) if name in each.uses), 0)
             gone.setdefault(first, []).append(scaled(size, WIDTH[dtype]))
     return gone

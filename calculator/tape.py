@@ -426,7 +426,9 @@ class Tape:
         if not rate or not self.recording:
             return a
         mask = self.new(a.elements, BOOL)
-        return self.operate(a.elements, a.dtype, (a,), (mask,))
+        out = self.operate(a.elements, a.dtype, (a,), (mask,))
+        self.last_save = len(self.moments)  # the mask is made with the output
+        return out
 
     def slice(self, a: Value, elements: Size, dense: bool = False) -> Value:
         """A part of the last dimension. Its gradient is a whole tensor of zeros with the part filled in."""

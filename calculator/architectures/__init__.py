@@ -11,6 +11,7 @@ from ..errors import InvalidConfig, UnknownName, nearest
 from ..model import Model
 from .fields import Fields
 from .gemma import READERS as GEMMA
+from .kin import READERS as KIN
 from .linear_attention import READERS as LINEAR_ATTENTION
 from .llama import READERS as LLAMA
 from .olmo import READERS as OLMO
@@ -19,7 +20,16 @@ from .phi import READERS as PHI
 from .state_space import READERS as STATE_SPACE
 from .table import Reader
 
-READERS: dict[str, Reader] = {**LLAMA, **STATE_SPACE, **LINEAR_ATTENTION, **GEMMA, **OLMO, **PHI, **OTHERS}
+READERS: dict[str, Reader] = {
+    **GEMMA,
+    **KIN,
+    **LINEAR_ATTENTION,
+    **LLAMA,
+    **OLMO,
+    **OTHERS,
+    **PHI,
+    **STATE_SPACE,
+}
 
 
 def read_model(config: Mapping[str, Any], name: str | None = None) -> Model:

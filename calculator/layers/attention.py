@@ -372,17 +372,9 @@ def math(tape: Tape, q: Value, k: Value, v: Value, layer: Attention, masked: boo
     if mode.step != "decode":
         mask = tape.new(mode.mask, BOOL)
         mask = tape.new(mode.mask, FLOAT)
-<<<<<<< HEAD
     weights = tape.matmul(q, tape.scale(k), score_entries(mode, layer))
     weights = tape.unary_output(weights)
     weights = tape.dropout(weights, layer.dropout)
     out = tape.cast(tape.matmul(weights, v, q.elements), dtype)
     del mask  # it stays until the result is there
     return out
-=======
-    scores = tape.matmul(q, tape.scale(k), score_entries(mode, layer))
-    weights = tape.unary_output(scores)
-    del scores, mask
-    weights = tape.dropout(weights, layer.dropout)
-    return tape.cast(tape.matmul(weights, v, q.elements), dtype)
->>>>>>> 37c423a (Read Llama's kin: EXAONE, Nemotron, Arcee, Seed-OSS, ERNIE, Hunyuan, Apertus, Ministral 3 and published modeling files)

@@ -41,6 +41,7 @@ class Model:
     quantization  the `quantization_config` of the configuration, if it has one
     sdpa         whether transformers offers scaled_dot_product_attention for it; eager otherwise
     float_tables whether rotary tables stay in float32
+    idle_mask    whether a mask of windows is made that no layer uses (Qwen2-MoE)
     held_embedding  whether the forward pass holds the embedding's output while the layers run
     wide_residual  whether layers hand on float32 hidden states whatever the weights (Mamba)
     stated       parameters as a request states them, where only sizes are known; else None
@@ -61,6 +62,7 @@ class Model:
     held_embedding: bool = True
     sdpa: bool = True
     float_tables: bool = False
+    idle_mask: bool = False
     wide_residual: bool = False
     stated: int | None = None
 

@@ -78,6 +78,9 @@ def shared_tables(model: Model, mode: Mode) -> Shared:
     elif mode.attention == "sdpa" and exceeded:
         for window in exceeded:
             made.append(("window_mask", (window, 0, 0, 0, 0, 0) if mode.step == "decode" else mode.mask, BOOL))
+    if model.idle_mask and mode.attention in ("eager", "sdpa"):
+        eager = mode.attention == "eager"
+        made.append(("idle_mask", mode.scores if eager else mode.mask, mode.hidden if eager else BOOL))
     return tuple(made)
 
 
@@ -241,16 +244,17 @@ def training_profile(
     forward_moments += [together(saved, casts, inputs, moment) for moment in tail.forward]
     if checkpointing != "full":
         saved = less(saved, less(held, together(start.trace.saved, _bytes(shared, masks=False))))
+    released = _first_users(traces, shared, masks=checkpointing == "full")
+    saved = less(saved, together(SILENCE, *released.get(len(traces), ())))
     loss = [together(saved, casts, moment) for moment in tail.loss_forward]
     loss += [together(saved, moment) for moment in tail.loss_backward]
 
     backward: dict[int, list[tuple[Moment, ...]]] = {}
     last = [together(saved, moment) for moment in tail.backward]
     gradients = tail.gradients
-    released = _first_users(traces, shared, masks=checkpointing == "full")
     for index in reversed(range(len(traces))):
         each = traces[index]
-        saved = less(saved, together(each.saved, *released.get(index + 1, ())))
+        saved = less(saved, together(each.saved, *(released.get(index + 1, ()) if index + 1 < len(traces) else ())))
         waiting = together(saved, gradients)
         backward.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.backward))
         gradients = together(gradients, each.gradients)
@@ -266,11 +270,13 @@ def training_profile(
 
 
 def _first_users(traces: Sequence[Trace], shared: Shared, masks: bool) -> dict[int, list[Size]]:
-    """Tables and masks by the first layer that uses them: they go once its backward pass is over."""
+    """Tables and masks by the first layer that uses them: they go once its backward pass is over. A mask that
+    none uses goes with the model's forward pass."""
     gone: dict[int, list[Size]] = {}
     for name, size, dtype in shared:
         if masks or not name.endswith(_PASSING):
-            first = next((index for index, each in enumerate(traces) if name in each.uses), 0)
+            none = len(traces) if name == "idle_mask" else 0
+            first = next((index for index, each in enumerate(traces) if name in each.uses), none)
             gone.setdefault(first, []).append(scaled(size, WIDTH[dtype]))
     return gone
 

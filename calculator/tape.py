@@ -302,6 +302,7 @@ class Tape:
         self.borrowing = False  # parameters made now belong to another layer, where their gradients are counted
         self.recording = mode.training
         self.saving = True  # a checkpointed forward pass records but keeps nothing
+        self.recomputed = False  # what a node saved goes as its gradients are made, not once they are brought to shape
         self.last_save = 0  # moments seen when something was last saved: a recomputation stops there
 
     # ------------------------------------------------------------------ making values
@@ -474,6 +475,14 @@ class Tape:
             y = self.cast(y, result)
         return y
 
+    def product(self, x: Value, weight: Value, rows: Size, out: int, bias: bool = False) -> Value:
+        """x · Wᵀ with a matrix that is itself computed, or used in another dtype than it is stored in."""
+        return self._product(self.copy(x), weight, rows, out, bias)
+
+    def lowered(self, weight: Value) -> Value:
+        """Autocast's 16-bit copy of a parameter, or the parameter itself."""
+        return self._lowered(weight)
+
     def _product(self, x: Value, weight: Value, rows: Size, out: int, bias: bool) -> Value:
         if self.mode.autocast:
             x = self.cast(x, HALF)
@@ -501,7 +510,7 @@ class Tape:
         if not self.mode.autocast or weight.dtype == HALF:
             return weight
         copy = self.cast(weight, HALF)
-        if weight.node is not None and copy.storage is not None:
+        if isinstance(weight.node, Leaf) and copy.storage is not None:
             self.casts.append(copy.storage)
         return copy
 
@@ -567,6 +576,8 @@ class Tape:
     def _run_node(self, node: Node) -> None:
         grads, node.buffer = node.buffer, [None] * node.outputs
         results = node.rule(self, grads, node)
+        if self.recomputed:
+            node.saved = []
         for position, link in enumerate(node.inputs):
             grad = results[position] if link is not None else None
             if grad is None or link is None:
@@ -638,6 +649,7 @@ def _fresh_input(tape: Tape, grads: list[Value | None], node: Node) -> list[Valu
 
 
 _product_gradient = _fresh_input
+as_inputs = _fresh_input
 
 
 def _power(tape: Tape, grads: list[Value | None], node: Node) -> list[Value | None]:

@@ -46,6 +46,8 @@ class Tensor:
     pieces     the most GPUs it can be cut over under Cut.TENSOR: heads are never split
     experts    how many routed experts are stacked in it, 0 if none
     chosen     of these, how many one token uses
+    targets    the names by which adapters pick it, None for that of its own module
+    ranks      matrices fused in it, each of which an adapter gives its rank
     """
 
     name: str
@@ -58,6 +60,8 @@ class Tensor:
     experts: int = 0
     chosen: int = 0
     count: int = 1
+    targets: tuple[str, ...] | None = None
+    ranks: int = 1
 
     @property
     def elements(self) -> int:
@@ -81,6 +85,13 @@ class Tensor:
         'q_proj'
         """
         return self.name.removesuffix(".weight").removesuffix(".bias").rsplit(".", 1)[-1]
+
+    @property
+    def adapted_as(self) -> tuple[str, ...]:
+        """The names by which adapters pick it: none for what is no linear layer, unless it says so."""
+        if self.targets is not None:
+            return self.targets
+        return (self.module,) if self.linear else ()
 
     def held(self, tensor: int = 1, expert: int = 1) -> int:
         """Elements on the fullest GPU of a group: `tensor` ways of tensor parallelism, `expert` ways of experts.

@@ -124,6 +124,7 @@ def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared 
     del y, x
 
     tape = _start(mode, shared)
+    tape.recomputed = True
     gradient = tape.new(scaled(mode.queries, width), dtype)
     x = tape.new(scaled(mode.queries, width), dtype)
     entry = _entry()

@@ -110,7 +110,7 @@ def adapter_tensors(model: Model, lora: Lora) -> tuple[Tensor, ...]:
     made: list[Tensor] = []
     for layer in model.layers:
         for tensor in layer.tensors():
-            if tensor.linear and adapter.takes(tensor.module):
+            if any(adapter.takes(name) for name in tensor.adapted_as):
                 made += _pair(tensor, lora)
     return tuple(made)
 
@@ -118,9 +118,10 @@ def adapter_tensors(model: Model, lora: Lora) -> tuple[Tensor, ...]:
 def _pair(tensor: Tensor, lora: Lora) -> list[Tensor]:
     out, into = tensor.shape[-2:]
     base = tensor.name.removesuffix(".weight")
+    rank = lora.rank * tensor.ranks * max(tensor.experts, 1)  # a stack has a pair for every expert
     pair = [
-        Tensor(f"{base}.lora_A.weight", (lora.rank, into), tensor.component, "other"),
-        Tensor(f"{base}.lora_B.weight", (out, lora.rank), tensor.component, "other"),
+        Tensor(f"{base}.lora_A.weight", (rank, into), tensor.component, "other"),
+        Tensor(f"{base}.lora_B.weight", (out, rank), tensor.component, "other"),
     ]
     if lora.dora:
         pair.append(Tensor(f"{base}.lora_magnitude_vector.weight", (out,), tensor.component, "other"))

@@ -9,9 +9,11 @@ from typing import Any
 
 from ..errors import InvalidConfig, UnknownName, nearest
 from ..model import Model
+from .experts import READERS as EXPERTS
 from .fields import Fields
 from .gemma import READERS as GEMMA
 from .kin import READERS as KIN
+from .latent import READERS as LATENT
 from .linear_attention import READERS as LINEAR_ATTENTION
 from .llama import READERS as LLAMA
 from .olmo import READERS as OLMO
@@ -21,8 +23,10 @@ from .state_space import READERS as STATE_SPACE
 from .table import Reader
 
 READERS: dict[str, Reader] = {
+    **EXPERTS,
     **GEMMA,
     **KIN,
+    **LATENT,
     **LINEAR_ATTENTION,
     **LLAMA,
     **OLMO,

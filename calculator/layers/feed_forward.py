@@ -45,6 +45,7 @@ class GatedFeedForward:
     prefix: str = "mlp"
     component: str = "mlp_dense"
     suffix: str = ""  # of the roles: "_shexp" for shared experts
+    adapted: bool = True  # False where peft leaves layers of these names to the stacks of experts
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Three matrices, or two where gate and up are fused, and their biases."""
@@ -59,30 +60,38 @@ class GatedFeedForward:
 
     def _matrix(self, name: str, out: int, into: int, role: str) -> list[Tensor]:
         path, pieces = f"{self.prefix}.{name}", self.intermediate
-        made = [Tensor(f"{path}.weight", (out, into), self.component, role + self.suffix, True, Cut.TENSOR, pieces)]
+        kind, targets = role + self.suffix, None if self.adapted else ()
+        made = [Tensor(f"{path}.weight", (out, into), self.component, kind, True, Cut.TENSOR, pieces, targets=targets)]
         if self.bias:
             cut = Cut.NONE if role == "ffn_down" else Cut.TENSOR
             made.append(Tensor(f"{path}.bias", (out,), self.component, "bias", False, cut, pieces))
         return made
 
+    def _module(self, name: str) -> str:
+        return name if self.adapted else ""
+
     def forward(self, tape: Tape, x: Value) -> Value:
         """Keeps gate, up, act(gate) and their product for each token."""
         wide = scaled(tape.mode.queries, self.intermediate)
         if self.fused:
-            joined = tape.linear(x, self.hidden, 2 * self.intermediate, self.bias, self.fused)
+            joined = tape.linear(x, self.hidden, 2 * self.intermediate, self.bias, self._module(self.fused))
             gate, up = tape.split(joined, wide, wide, dense=True)
             product = tape.multiply(up, activate(tape, gate, self.activation))
-            return tape.linear(product, self.intermediate, self.hidden, self.bias, self.down)
-        return tape.linear(self._product(tape, x), self.intermediate, self.hidden, self.bias, self.down)
+            return tape.linear(product, self.intermediate, self.hidden, self.bias, self._module(self.down))
+        return tape.linear(self._product(tape, x), self.intermediate, self.hidden, self.bias, self._module(self.down))
 
     def _product(self, tape: Tape, x: Value) -> Value:
         if tape.mode.kernels == "liger":  # one kernel: keeps gate and up, recomputes the rest
-            gate = tape.linear(x, self.hidden, self.intermediate, self.bias, self.gate)
-            up = tape.linear(x, self.hidden, self.intermediate, self.bias, self.up)
+            gate = tape.linear(x, self.hidden, self.intermediate, self.bias, self._module(self.gate))
+            up = tape.linear(x, self.hidden, self.intermediate, self.bias, self._module(self.up))
             return tape.operate(gate.elements, gate.dtype, (gate, up), (gate, up))
         return tape.multiply(
-            activate(tape, tape.linear(x, self.hidden, self.intermediate, self.bias, self.gate), self.activation),
-            tape.linear(x, self.hidden, self.intermediate, self.bias, self.up),
+            activate(
+                tape,
+                tape.linear(x, self.hidden, self.intermediate, self.bias, self._module(self.gate)),
+                self.activation,
+            ),
+            tape.linear(x, self.hidden, self.intermediate, self.bias, self._module(self.up)),
         )
 
 

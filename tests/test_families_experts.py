@@ -1,0 +1,122 @@
+"""Families with experts or latent attention: counts by hand, and what a step needs against counted allocations."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from counted_experts import ADAPTERS, CONFIGS, PARAMETERS, PEAKS, SAVED
+
+from calculator.architectures import read_model
+from calculator.errors import InvalidConfig
+from calculator.model import Model
+from calculator.profile import inference_profile, settled, shared_tables, training_profile
+from calculator.setup import Lora
+from calculator.tape import FLOAT, HALF, Adapter, Mode, evaluate
+from calculator.trace import trace
+from calculator.training import adapter_tensors
+
+LENGTH, SEQUENCES = 128, 2
+SMALL = 64  # bytes: random states of flash attention's dropout
+BESIDE = 8 * LENGTH + 4_096  # bytes: position ids, frequencies of rotary tables, corrections of routers
+IDS = 8 * LENGTH * SEQUENCES
+
+ALL = Adapter(16, ("all-linear",), FLOAT)
+MODES = {
+    "bf16": Mode(),
+    "eager": Mode(attention="eager"),
+    "autocast": Mode(weights=FLOAT, autocast=True),
+    "float32": Mode(weights=FLOAT),
+    "lora_qv": Mode(frozen=True, adapter=Adapter(16, ("q_proj", "v_proj"), FLOAT)),
+    "lora_all": Mode(frozen=True, adapter=ALL),
+    "lora_all_bf16": Mode(frozen=True, adapter=replace(ALL, dtype=HALF)),
+}
+
+
+def mode_of(model: Model, mode: Mode, **changes: Any) -> Mode:
+    """The mode with the windows that the sequences exceed."""
+    exceeded = frozenset(window for window in model.windows if window <= LENGTH)
+    return settled(model, replace(mode, exceeded=exceeded, **changes))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_are_counted_to_the_last(name: str) -> None:
+    assert read_model(CONFIGS[name]).parameters == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, row in SAVED.items() for mode in row])
+def test_a_layer_keeps_what_was_counted(name: str, mode: str) -> None:
+    model = read_model(CONFIGS[name])
+    how = mode_of(model, MODES[mode])
+    layer = model.layers[max(1, len(model.layers) // 2)]
+    kept = trace(layer, how, model.hidden, how.hidden, shared_tables(model, how)).saved
+    assert evaluate(kept, SEQUENCES, LENGTH) == pytest.approx(SAVED[name][mode], abs=SMALL)
+
+
+@pytest.mark.parametrize(("name", "phase"), [(name, phase) for name, row in PEAKS.items() for phase in row])
+def test_a_step_needs_what_was_counted(name: str, phase: str) -> None:
+    model = read_model(CONFIGS[name])
+    held = 2 * model.parameters
+    if phase in ("prefill", "decode"):
+        tokens = LENGTH + (phase == "decode")
+        profile = inference_profile(model, mode_of(model, Mode(step=phase)), all_logits=True)
+        need = profile.need(phase, SEQUENCES, tokens) + IDS
+    elif phase == "checkpointed":
+        profile = training_profile(model, mode_of(model, Mode()), "full")
+        need = max(profile.need(each, SEQUENCES, LENGTH) for each in ("loss", "backward")) + 2 * IDS
+    else:
+        held += 4 * ADAPTERS[name]
+        profile = training_profile(model, mode_of(model, MODES[phase]), first_input_grad=False)
+        need = max(profile.need(each, SEQUENCES, LENGTH) for each in ("loss", "backward")) + 2 * IDS
+    assert held + need == pytest.approx(PEAKS[name][phase], abs=BESIDE)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters_are_counted_to_the_last(name: str) -> None:
+    tensors = adapter_tensors(read_model(CONFIGS[name]), Lora(rank=16))
+    assert sum(tensor.elements for tensor in tensors) == ADAPTERS[name]
+
+
+# name, elements a token and layer, by hand
+CACHE = [
+    ("qwen3_moe", 2 * 2 * 64),  # a key and a value of two heads
+    ("mixtral", 2 * 2 * 64),
+    ("dsv2lite", 192 + 32),  # one latent and one rotated key, whatever the heads
+    ("dsv3", 192 + 32),
+]
+
+
+@pytest.mark.parametrize(("name", "elements"), CACHE)
+def test_the_cache_of_a_token(name: str, elements: int) -> None:
+    model = read_model(CONFIGS[name])
+    assert model.cache(1) == elements * len(model.layers)
+
+
+def test_one_token_uses_its_share_of_the_experts() -> None:
+    model = read_model(CONFIGS["mixtral"])
+    routed = 3 * 8 * 3 * 384 * 640  # layers · experts · (gate, up, down)
+    assert model.components()["experts"] == routed
+    assert model.active_parameters == model.parameters - routed * 6 // 8
+
+
+def test_prediction_layers_stand_beside_the_count() -> None:
+    config = CONFIGS["dsv3"]
+    model, more = read_model(config), read_model({**config, "num_nextn_predict_layers": 1})
+    assert more.parameters == model.parameters
+    layer = sum(tensor.elements for tensor in model.layers[-1].tensors())
+    joined = 2 * 384 * 384 + 3 * 384 + 2 * 512 * 384  # eh_proj, three norms, copies of embedding and head
+    assert more.speculative_parameters == layer + joined
+
+
+def test_equal_layers_are_one_object() -> None:
+    model = read_model({**CONFIGS["qwen3_moe"], "num_hidden_layers": 10_000})
+    assert len({id(layer) for layer in model.layers}) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_experts": 0}, {"num_experts_per_tok": 17}, {"num_experts_per_tok": 0}, {"decoder_sparse_step": 0}],
+    ids=str,
+)
+def test_figures_that_make_no_sense_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(InvalidConfig):
+        read_model({**CONFIGS["qwen3_moe"], **change})

@@ -10,6 +10,7 @@ from typing import Any
 from .layers.blocks import Block
 from .layers.ends import Embedding, Head
 from .layers.states import State
+from .tape import Size
 from .tensors import COMPONENTS, Tensor
 
 _NO_CONFIG: Mapping[str, Any] = {}
@@ -42,6 +43,9 @@ class Model:
     sdpa         whether transformers offers scaled_dot_product_attention for it; eager otherwise
     float_tables whether rotary tables stay in float32
     idle_mask    whether a mask of windows is made that no layer uses (Qwen2-MoE)
+    beside       further tensors that every layer sees: (name, elements, dtype or None for that of the weights)
+    mask_filled  whether the eager mask is boolean and fills scores, so that each layer keeps it
+    holds_outputs whether attention weights that a layer hands back live until the next is through
     held_embedding  whether the forward pass holds the embedding's output while the layers run
     wide_residual  whether layers hand on float32 hidden states whatever the weights (Mamba)
     stated       parameters as a request states them, where only sizes are known; else None
@@ -63,6 +67,9 @@ class Model:
     sdpa: bool = True
     float_tables: bool = False
     idle_mask: bool = False
+    beside: tuple[tuple[str, Size, str | None], ...] = ()
+    mask_filled: bool = False
+    holds_outputs: bool = False
     wide_residual: bool = False
     stated: int | None = None
 

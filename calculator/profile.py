@@ -68,10 +68,11 @@ def shared_tables(model: Model, mode: Mode) -> Shared:
     """Rotary tables and masks as every layer sees them: name, elements, dtype."""
     dtype = FLOAT if model.float_tables else mode.hidden
     made = [(name, scaled(mode.query_positions, width), dtype) for name, width in model.tables]
+    made += [(name, size, kind or mode.hidden) for name, size, kind in model.beside]
     exceeded = [window for window in model.windows if window in mode.exceeded]
     if mode.attention == "eager":
         if None in model.reaches:
-            made.append(("mask", mode.scores, mode.hidden))
+            made.append(("filling", mode.scores, BOOL) if model.mask_filled else ("mask", mode.scores, mode.hidden))
         for window in model.windows:
             kept = kept_rows(mode.exceeded, window) if mode.step == "decode" else mode.scores
             made.append(("window_mask", kept, mode.hidden))
@@ -307,6 +308,8 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
     for index, each in enumerate(traces):
         others = less(others, each.before)
         waiting = together(held, others, start.output) if index else together(held, others)
+        if index and model.holds_outputs:
+            waiting = together(waiting, traces[index - 1].lingers)
         moments.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.forward))
         others = together(others, each.after)
     whole += _along(moments)
@@ -314,7 +317,8 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
     x = tape.new(scaled(rows, width), FLOAT if model.wide_residual else dtype)
     tape.moments = [tape.live]
     x = model.head.final(tape, x)
-    whole += [together(held, others, start.output, moment) for moment in tape.moments]
+    last = traces[-1].lingers if traces and model.holds_outputs else SILENCE
+    whole += [together(held, others, start.output, last, moment) for moment in tape.moments]
     tape.moments = []
     logits = model.head.logits(tape, x, rows if all_logits and mode.step != "decode" else SEQUENCES)
     whole += [together(others, moment) for moment in tape.moments]

@@ -30,6 +30,7 @@ class Trace:
     before, after   what is cached at the start and at the end of an inference step
     keeps_input     whether `saved` includes the input
     uses            names of the shared tables and masks it looked at
+    lingers         what its local variables hold when it returns: attention weights it hands back
     """
 
     forward: tuple[Moment, ...]
@@ -41,6 +42,7 @@ class Trace:
     after: Moment = SILENCE
     keeps_input: bool = False
     uses: frozenset[str] = frozenset()
+    lingers: Moment = SILENCE
 
 
 def total(storages: Iterable[Storage]) -> Moment:
@@ -75,6 +77,7 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
         before = total(tape.cached)
     tape.moments = [tape.live]
     y = layer.forward(tape, x)
+    lingers = total(value.storage for value in tape.lingering if value.storage is not None)
     tape.lingering.clear()
     forward = front(tape.moments)
     inside = x.storage
@@ -87,7 +90,7 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
     with_input = tape.live
     del inside
     if not mode.training:
-        return Trace(forward, casts=casts, before=before, after=after)
+        return Trace(forward, casts=casts, before=before, after=after, lingers=lingers)
     saved = tape.live
     tape.moments = []
     if isinstance(node, Node):

@@ -1,4 +1,4 @@
-"""Llama's kin: what a layer keeps and a step needs, against allocations counted on small configurations.
+"""Llama's kin and the first large models: what a layer keeps and a step needs, against counted allocations.
 
 `counted_kin.json` was counted with torch 2.13.0, transformers 5.23.0 and peft 0.21.2: allocations on fake CUDA
 tensors, unrounded, two sequences of 256 tokens. No published model has these sizes.
@@ -68,9 +68,10 @@ def test_a_layer_keeps_what_was_counted(name: str, mode: str) -> None:
 def test_a_step_needs_what_was_counted(name: str, phase: str) -> None:
     model, row = model_of(name), COUNTED[name]
     held = 2 * model.parameters
-    if phase in ("prefill", "decode"):
-        how = mode_of(model, Mode(step=phase))
-        need = inference_profile(model, how).need(phase, SEQUENCES, LENGTH + (phase == "decode"))
+    step = phase.removeprefix("eager_")
+    if step in ("prefill", "decode"):
+        how = mode_of(model, Mode(step=step, attention="eager" if step != phase else "sdpa"))
+        need = inference_profile(model, how).need(step, SEQUENCES, LENGTH + (step == "decode"))
         held += IDS
     else:
         frozen = phase == "lora"

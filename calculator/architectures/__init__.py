@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InvalidConfig, UnknownName, nearest
 from ..model import Model
+from .early import READERS as EARLY
 from .experts import READERS as EXPERTS
 from .fields import Fields
 from .gemma import READERS as GEMMA
@@ -23,6 +24,7 @@ from .state_space import READERS as STATE_SPACE
 from .table import Reader
 
 READERS: dict[str, Reader] = {
+    **EARLY,
     **EXPERTS,
     **GEMMA,
     **KIN,

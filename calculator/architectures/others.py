@@ -14,7 +14,7 @@ from .table import Reader
 
 
 def starcoder2(fields: Fields, name: str | None) -> Model:
-    """StarCoder 2: LayerNorm, biases and a plain feed-forward layer around rotary attention with few key-value heads."""
+    """StarCoder 2: LayerNorm, biases, a plain feed-forward layer, rotary attention with few key-value heads."""
     hidden, heads, kv_heads, head_dim = attention_sizes(fields, kv_default=2)
     count = fields.size("num_hidden_layers")
     bias = fields.flag("use_bias", default=True)

@@ -14,11 +14,13 @@ from flask_cors import CORS
 from routes import errors, json_provider
 from routes.bodies import LIMITS
 from routes.config import config
+from routes.fit import fit
 from routes.health import health
 from routes.memory import memory
 from routes.models import models
 from routes.openapi import openapi
 from routes.page import page
+from routes.sweep import sweep
 from serving import Service
 
 
@@ -30,7 +32,7 @@ def create_app() -> Flask:
     json_provider.install(app)
     origins = os.environ.get("LLM_MEMORY_CORS_ORIGINS", "*").split(",")
     CORS(app, resources={r"/api/*": {"origins": [origin.strip() for origin in origins]}})
-    for blueprint in (health, models, memory, config, openapi, page):
+    for blueprint in (health, models, memory, fit, sweep, config, openapi, page):
         app.register_blueprint(blueprint)
     errors.register(app)
     return app

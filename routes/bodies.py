@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from fractions import Fraction
 from math import prod
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, TypeVar
 
 from pydantic import ConfigDict, Field
 
@@ -56,6 +56,8 @@ LIMITS: dict[str, int] = {
     "gpu_memory_gib": 10**6,
     "lora_rank": 10**6,
     "configurations": 1000,
+    "sweep_values": 1000,
+    "sweep_cells": 10_000,
     "total_bytes": 2**53,
     "body_bytes": 2**20,
 }
@@ -149,10 +151,12 @@ class ModelChoice(Body):
         None, description="Tokens of the vocabulary; 32,000 if absent."
     )
 
+    needs_model: ClassVar[bool] = True
+
     @classmethod
     def conflicts(cls, sent: Mapping[str, Any], wrong: Paths = frozenset()) -> Iterator[Fault]:
         chosen = [name for name in MODEL_FIELDS if name in sent]
-        if not chosen:
+        if not chosen and (cls.needs_model or any(name in sent for name in SIZE_FIELDS)):
             sizes = ", ".join(name for name in SIZE_FIELDS if name in sent)
             if sizes:
                 yield Fault("model_size", f"is required beside {sizes}: a number of billions of parameters")
@@ -173,6 +177,11 @@ class ModelChoice(Body):
             for name in SIZE_FIELDS:
                 if name in sent:
                     yield Fault(name, f"only goes beside model_size; {chosen[0]} already says it")
+
+    @property
+    def names_model(self) -> bool:
+        """Whether a model is chosen."""
+        return self.model_name is not None or self.config is not None or self.model_size is not None
 
     def chosen(self) -> tuple[Model, tuple[str, ...], dict[str, Any]]:
         """The model, what to warn about, and the sizes that were assumed; raises CalculatorError."""

@@ -29,14 +29,14 @@ def plain(value: float) -> int | float:
 
 @cache
 def target_modules() -> tuple[str, ...]:
-    """What adapters can be put on: the linear layers of one bundled model of each family."""
+    """What adapters can be put on by name: the linear layers of one bundled model of each family."""
     families = {entry.model_type: entry for entry in library().entries if entry.model_type in READERS}
     found: set[str] = set()
     for entry in families.values():
         model = entry.model
         for layer in model.distinct:
             found |= {tensor.module for tensor in layer.tensors() if tensor.linear and not tensor.experts}
-    return ("all-linear", *sorted(found))
+    return tuple(sorted(found))
 
 
 def setup_defaults(setup: type) -> dict[str, Any]:
@@ -72,8 +72,8 @@ def options() -> dict[str, Any]:
         "lora_target_modules": list(target_modules()),
         "limits": dict(bodies.LIMITS),
         "defaults": {
-            "inference": setup_defaults(InferenceSetup),
-            "training": setup_defaults(TrainingSetup),
+            **setup_defaults(InferenceSetup),
+            **setup_defaults(TrainingSetup),
             "lora": setup_defaults(Lora) | {"target_modules": "all-linear"},
             "vocab_size": DEFAULT_VOCABULARY,
         },

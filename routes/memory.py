@@ -84,6 +84,12 @@ class MemoryRequest(Device, ModelChoice):
                 said[name] = value
         return said
 
+    run: ClassVar[Any]  # the calculator's function, from a model and a setup to an estimate
+
+    def setup(self) -> Any:
+        """The question as the calculator takes it."""
+        raise NotImplementedError
+
     def reply(self) -> dict[str, Any]:
         """The whole answer; raises CalculatorError."""
         raise NotImplementedError
@@ -91,6 +97,8 @@ class MemoryRequest(Device, ModelChoice):
 
 class InferenceRequest(MemoryRequest):
     """A question about inference: a model, a workload, how it is stored, what runs it, on what."""
+
+    run = staticmethod(inference)
 
     prompt_length: Maybe[Tokens] = Field(
         None, description="Tokens that go through in one prefill; sequence_length if absent."
@@ -186,6 +194,8 @@ class LoraRequest(Body):
 
 class TrainingRequest(MemoryRequest):
     """A question about one training step: a model, a micro batch, a recipe, how it is spread, on what."""
+
+    run = staticmethod(training)
 
     framework: Annotated[str, OneOf(*FRAMEWORKS)] = Field(
         TRAINING["framework"], description="Whose layers keep what for the backward pass."

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
 from pydantic_core import core_schema
 
-from . import memory, replies
+from . import fit, memory, replies, sweep
 from .version import VERSION
 
 openapi = Blueprint("openapi", __name__)
@@ -45,6 +45,14 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "Two precisions": {
             "calculation_type": "inference",
             "configurations": [SEVEN_BILLION, SEVEN_BILLION | {"precision": "int8"}],
+        }
+    },
+    "/api/memory/sweep": {
+        "Context and concurrency": {
+            "calculation_type": "inference",
+            "model_name": "Qwen3-8B",
+            "over": ["sequence_length", "batch_size"],
+            "values": [[4096, 16384, 65536], [1, 8, 64]],
         }
     },
 }
@@ -97,7 +105,7 @@ def reading(summary: str, reply: type[BaseModel], tag: str, parameters: list[dic
     return {"get": operation | ({"parameters": parameters} if parameters else {})}
 
 
-def asking(path: str, summary: str, request: dict[str, Any], reply: type[BaseModel]) -> dict[str, Any]:
+def asking(path: str, summary: str, request: dict[str, Any], reply: dict[str, Any]) -> dict[str, Any]:
     """A POST."""
     return {
         "post": {
@@ -105,11 +113,18 @@ def asking(path: str, summary: str, request: dict[str, Any], reply: type[BaseMod
             "tags": ["memory"],
             "requestBody": {"required": True, "content": content(request, EXAMPLES.get(path))},
             "responses": {
-                "200": {"description": summary, "content": content(reference(reply))},
+                "200": {"description": summary, "content": content(reply)},
                 **failures(400, 404, 413),
             },
         }
     }
+
+
+def either(inference: type[BaseModel], training: type[BaseModel]) -> dict[str, Any]:
+    """One of two classes, told apart by calculation_type."""
+    pair = {"inference": reference(inference), "training": reference(training)}
+    mapping = {name: each["$ref"] for name, each in pair.items()}
+    return {"oneOf": [*pair.values()], "discriminator": {"propertyName": "calculation_type", "mapping": mapping}}
 
 
 def query(name: str, description: str) -> dict[str, Any]:
@@ -124,11 +139,19 @@ def schemas() -> dict[str, Any]:
         memory.TrainingRequest,
         memory.InferenceComparison,
         memory.TrainingComparison,
+        fit.InferenceFit,
+        fit.TrainingFit,
+        sweep.InferenceSweep,
+        sweep.TrainingSweep,
     )
     answers: tuple[type[BaseModel], ...] = (
         replies.InferenceReply,
         replies.TrainingReply,
         replies.CompareReply,
+        replies.GpusFound,
+        replies.ModelsFound,
+        replies.Solution,
+        replies.SweepReply,
         replies.HealthReply,
         replies.ModelsReply,
         replies.ModelDetailReply,
@@ -146,22 +169,17 @@ def schemas() -> dict[str, Any]:
 @cache
 def document() -> dict[str, Any]:
     """The whole document, made once."""
-    either = {
-        "oneOf": [reference(memory.InferenceComparison), reference(memory.TrainingComparison)],
-        "discriminator": {
-            "propertyName": "calculation_type",
-            "mapping": {
-                "inference": reference(memory.InferenceComparison)["$ref"],
-                "training": reference(memory.TrainingComparison)["$ref"],
-            },
-        },
-    }
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     name["description"] = "A name or a hub id, in any case."
-    asks: list[tuple[str, str, dict[str, Any], type[BaseModel]]] = [
-        ("inference", "Memory of inference", reference(memory.InferenceRequest), replies.InferenceReply),
-        ("training", "Memory of a training step", reference(memory.TrainingRequest), replies.TrainingReply),
-        ("compare", "Several configurations side by side", either, replies.CompareReply),
+    compared = either(memory.InferenceComparison, memory.TrainingComparison)
+    found = {"anyOf": [reference(each) for each in (replies.GpusFound, replies.ModelsFound, replies.Solution)]}
+    swept = either(sweep.InferenceSweep, sweep.TrainingSweep)
+    asks: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+        ("inference", "Memory of inference", reference(memory.InferenceRequest), reference(replies.InferenceReply)),
+        ("training", "Memory of a training step", reference(memory.TrainingRequest), reference(replies.TrainingReply)),
+        ("compare", "Several configurations side by side", compared, reference(replies.CompareReply)),
+        ("fit", "Which GPUs, which models, how much fits", either(fit.InferenceFit, fit.TrainingFit), found),
+        ("sweep", "The same question over many values", swept, reference(replies.SweepReply)),
     ]
     paths: dict[str, Any] = {
         "/health": reading("Whether the service answers", replies.HealthReply, "service", []),

@@ -157,6 +157,67 @@ class CompareReply(Reply):
     summary: SummaryReply
 
 
+class GpuRow(Reply):
+    """So many of a GPU, and how the work is split over them."""
+
+    gpu: str
+    gpu_count: int
+    split: dict[str, Any]
+    used_gib: float
+    free_gib: float
+
+
+class ModelRow(Reply):
+    """A model that runs on the GPU at its best number format, and how far it goes there."""
+
+    name: str
+    precision: str | None = None
+    quantization: str | None = None
+    max_sequence_length: int
+    max_batch_size: int
+    used_gib: float
+
+
+class GpusFound(Reply):
+    """A model and no GPU: every GPU that holds it, the least total memory first."""
+
+    gpus: list[GpuRow]
+    warnings: list[str] | None = None
+
+
+class ModelsFound(Reply):
+    """A GPU and no model: every bundled model that runs on it."""
+
+    models: list[ModelRow]
+
+
+class Solution(Reply):
+    """Both: the largest that fits (0 where not even one does), or the fewest GPUs."""
+
+    solve_for: str
+    batch_size: int | None = None
+    sequence_length: int | None = None
+    gpu_count: int | None = None
+    limited_by: str | None = Field(description="What else than memory sets the limit.")
+    warnings: list[str] | None = None
+
+
+class SweepRow(Reply):
+    """One cell: what it takes, or why it cannot be."""
+
+    values: list[Any]
+    memory_bytes: dict[str, int] | None = None
+    fits: bool | None = None
+    error: str | None = None
+
+
+class SweepReply(Reply):
+    """The same question over many values."""
+
+    over: str | list[str]
+    rows: list[SweepRow]
+
+
 class HealthReply(Reply):
     """Alive."""
 

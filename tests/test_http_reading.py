@@ -83,7 +83,7 @@ def test_options_hold_the_seeds_tables(client):
     assert {"name", "memory_gib", "source"} <= set(reply["gpus"][0])
     assert reply["limits"]["total_bytes"] == 2**53
     assert "q_proj" in reply["lora_target_modules"] and "llama" in reply["model_types"]
-    assert reply["defaults"]["inference"]["sequence_length"] == 2048
+    assert reply["defaults"]["sequence_length"] == 2048 and reply["defaults"]["lora"]["rank"] == 16
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from .errors import CalculatorError, InvalidSetup
-from .estimate import Estimate
+from .errors import CalculatorError, InvalidSetup, TooLarge
+from .estimate import MAX_BYTES, Estimate
 from .gpus import GPU
 from .model import Model
 from .precisions import BITS
@@ -76,8 +76,11 @@ def largest(room: Callable[[int], int], most: int, least: int = 1) -> int:
 
 
 def room_of(run: Run, model: Model, setup: Any) -> int:
-    """Bytes left on the fullest GPU; a setup that cannot be is as good as one that does not fit."""
-    room = run(model, setup).room
+    """Bytes left on the fullest GPU; what is too large to be counted does not fit."""
+    try:
+        room = run(model, setup).room
+    except TooLarge:
+        return -MAX_BYTES
     if room is None:
         raise InvalidSetup("say which gpu, or its gpu_memory_gib: without one there is nothing to fit into", "gpu")
     return room

@@ -15,7 +15,8 @@ from pydantic import ConfigDict, Field
 
 from calculator.architectures import read_model
 from calculator.architectures.sized import DEFAULT_VOCABULARY, sized_model
-from calculator.errors import CalculatorError
+from calculator.engines import ENGINES as ENGINE_TABLE
+from calculator.errors import CalculatorError, InvalidSetup
 from calculator.formats import DATA_TYPES
 from calculator.formats import KV_CACHE_PRECISIONS as KV_CACHE_FORMATS
 from calculator.gpus import GPU, find_gpu
@@ -77,7 +78,7 @@ GRADIENT_CHECKPOINTING = ("none", "selective", "full")
 LOSSES = ("standard", "chunked", "fused")
 PIPELINE_SCHEDULES = ("1f1b", "gpipe", "interleaved")
 OPTIMIZERS = tuple(name for row in OPTIMIZER_TABLE.values() for name in (row.name, *row.aliases))
-ENGINES = ("transformers", "vllm", "sglang", "llama.cpp")
+ENGINES = tuple(ENGINE_TABLE)
 
 Heads = Annotated[int, Field(ge=1, le=LIMITS["num_attention_heads"])]
 Ways = Annotated[int, Field(ge=1, le=LIMITS["gpu_count"])]
@@ -254,6 +255,34 @@ def option_faults(sent: Mapping[str, Any], wrong: Paths, field: str) -> Iterator
     for name, value in (sent.get(field) or {}).items() if (field,) not in wrong else ():
         if not isinstance(value, str | int | float):
             yield Fault(f"{field}.{name[:100]}", f"must be a string, a number, true or false, not {shown(value)}")
+
+
+def engine_faults(sent: Mapping[str, Any], wrong: Paths) -> Iterator[Fault]:
+    """A version and options go beside the engine that knows them."""
+    for name in ("engine_version", "engine_options"):
+        if name in sent and "engine" not in sent:
+            yield Fault(name, "only goes beside engine")
+    if "engine" not in sent or ("engine",) in wrong:
+        return
+    engine = ENGINE_TABLE[sent["engine"]]
+    if "engine_version" in sent and ("engine_version",) not in wrong:
+        try:
+            engine.read_version(sent["engine_version"])
+        except InvalidSetup as fault:
+            yield Fault("engine_version", fault.message)
+    known = {option.name: option for option in engine.options}
+    said = sent.get("engine_options", {}) if ("engine_options",) not in wrong else {}
+    for name, value in said.items():
+        option = known.get(name)
+        path = f"engine_options.{name[:100]}"
+        if option is None:
+            hint = did_you_mean(name, list(known)) or f"; known: {', '.join(known) or 'none'}"
+            yield Fault(path, f"is no option of {engine.name}{hint}")
+            continue
+        try:
+            option.read(value)
+        except InvalidSetup as fault:
+            yield Fault(path, f"{fault.message}, not {shown(value)}")
 
 
 def quantization_faults(sent: Mapping[str, Any], wrong: Paths) -> Iterator[Fault]:

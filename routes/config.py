@@ -9,6 +9,8 @@ from flask import Blueprint
 
 from calculator.architectures import READERS
 from calculator.architectures.sized import DEFAULT_VOCABULARY
+from calculator.engines import ENGINES, Engine
+from calculator.engines.base import Option
 from calculator.formats import DATA_TYPES
 from calculator.gpus import GPUS
 from calculator.library import library
@@ -18,6 +20,8 @@ from calculator.setup import InferenceSetup, Lora, TrainingSetup
 from calculator.units import gib
 
 from . import bodies
+
+TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 config = Blueprint("config", __name__, url_prefix="/api/config")
 
@@ -44,6 +48,19 @@ def setup_defaults(setup: type) -> dict[str, Any]:
     return {name: value for name, value in bodies.defaults(setup).items() if value is not None and value != ()}
 
 
+def engine_row(engine: Engine) -> dict[str, Any]:
+    """An engine with its versions and what can be set; an option without a default follows from elsewhere."""
+    return {"name": engine.name, "versions": engine.versions, "options": [option_row(each) for each in engine.options]}
+
+
+def option_row(option: Option) -> dict[str, Any]:
+    """One option by the engine's own name."""
+    row = {"name": option.name, "type": TYPES[option.kind], "default": option.default, "meaning": option.meaning}
+    if option.kind in (int, float):
+        row |= {"minimum": option.least, "maximum": option.most}
+    return row | ({"choices": option.choices} if option.choices else {})
+
+
 @cache
 def options() -> dict[str, Any]:
     """All of it, made once."""
@@ -53,7 +70,7 @@ def options() -> dict[str, Any]:
         "optimizer_implementations": list(bodies.OPTIMIZER_IMPLEMENTATIONS),
         "quantizations": [{"name": name, "options": list(known)} for name, (_, known) in RECIPES.items()],
         "kv_cache_precisions": list(bodies.KV_CACHE_PRECISIONS),
-        "engines": [{"name": name, "options": []} for name in bodies.ENGINES],
+        "engines": [engine_row(each) for each in ENGINES.values()],
         "gpus": [
             {"name": each.name, "memory_gib": gib(each.memory), "vendor": each.vendor, "source": each.source}
             for each in GPUS

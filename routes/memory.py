@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 from flask import Blueprint
 from pydantic import Field
 from pydantic_core import CoreSchema, core_schema
 
 from calculator.errors import CalculatorError, UnknownModel
+from calculator.estimate import Estimate
 from calculator.inference import inference
+from calculator.model import Model
 from calculator.setup import InferenceSetup, Lora, TrainingSetup
+from calculator.solve import fit_report
 from calculator.training import training
 
 from .bodies import (
@@ -38,7 +42,7 @@ from .bodies import (
     Name,
     Ways,
     defaults,
-    option_faults,
+    engine_faults,
     options,
     quantization_faults,
     too_many_gpus,
@@ -82,6 +86,8 @@ class MemoryRequest(Device, ModelChoice):
         for name, value in assumed.items():
             if name not in sent:
                 said[name] = value
+            elif isinstance(value, dict):
+                said[name] = value | cast("dict[str, Any]", said[name])
         return said
 
     run: ClassVar[Any]  # the calculator's function, from a model and a setup to an estimate
@@ -93,6 +99,14 @@ class MemoryRequest(Device, ModelChoice):
     def reply(self) -> dict[str, Any]:
         """The whole answer; raises CalculatorError."""
         raise NotImplementedError
+
+
+def fitted(run: Any, model: Model, setup: Any) -> Estimate:
+    """The answer, and with a GPU how far it could go there."""
+    estimate: Estimate = run(model, setup)
+    if estimate.fit is None:
+        return estimate
+    return replace(estimate, fit=fit_report(run, model, setup, estimate))
 
 
 class InferenceRequest(MemoryRequest):
@@ -133,10 +147,7 @@ class InferenceRequest(MemoryRequest):
         if "precision" in sent and "quantization" in sent:
             yield Fault("precision", "stands beside quantization: give one of them")
         yield from quantization_faults(sent, wrong)
-        for name in ("engine_version", "engine_options"):
-            if name in sent and "engine" not in sent:
-                yield Fault(name, "only goes beside engine")
-        yield from option_faults(sent, wrong, "engine_options")
+        yield from engine_faults(sent, wrong)
         if "prompt_length" in sent and not wrong & {("prompt_length",), ("sequence_length",)}:
             whole = sent.get("sequence_length", INFERENCE["sequence_length"])
             if sent["prompt_length"] > whole:
@@ -157,9 +168,8 @@ class InferenceRequest(MemoryRequest):
 
     def reply(self) -> dict[str, Any]:
         model, warnings, sizes = self.chosen()
-        estimate = inference(model, self.setup())
-        assumed = {**sizes, "prompt_length": self.sequence_length, **estimate.assumed}
-        return inference_reply(self.echo(assumed), model, estimate, warnings)
+        estimate = fitted(inference, model, self.setup())
+        return inference_reply(self.echo({**sizes, **estimate.assumed}), model, estimate, warnings)
 
 
 class _TargetModules:
@@ -287,7 +297,7 @@ class TrainingRequest(MemoryRequest):
 
     def reply(self) -> dict[str, Any]:
         model, warnings, sizes = self.chosen()
-        estimate = training(model, self.setup())
+        estimate = fitted(training, model, self.setup())
         said = self.echo({**sizes, **estimate.assumed})
         if self.method != "full":
             said["lora"] = dict((self.lora or LoraRequest()).__dict__)

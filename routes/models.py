@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -37,19 +36,18 @@ def summary(entry: Entry) -> dict[str, Any]:
     }
 
 
-def readable() -> Iterator[dict[str, Any]]:
-    """Every bundled model; one whose configuration cannot be read is named in the log, the rest is served."""
-    for entry in library().entries:
-        try:
-            yield summary(entry)
-        except CalculatorError as fault:
-            log.warning("model %s is left out: %s", entry.name, fault.message)
-
-
 @cache
 def summaries() -> tuple[dict[str, Any], ...]:
-    """All bundled models, by family, then size."""
-    return tuple(readable())
+    """All bundled models, by family, then size. Those whose configuration cannot be read are named in the log."""
+    found, unread = [], []
+    for entry in library().entries:
+        try:
+            found.append(summary(entry))
+        except CalculatorError:
+            unread.append(entry.name)
+    if unread:
+        log.warning("%d models are left out, their configuration cannot be read: %s", len(unread), ", ".join(unread))
+    return tuple(found)
 
 
 @models.get("")

@@ -297,8 +297,9 @@ class Reader(Generic[Ask]):
             return f"is required: {allowed(schema)}"
         value = _at(tree, path)
         said = f"must be {allowed(schema)}, not {shown(value)}"
-        if "enum" in schema and isinstance(value, str) and sofar < MAX_SUGGESTED:
-            said += did_you_mean(value, schema["enum"])
+        options = schema.get("enum") or [schema["const"]] if "const" in schema or "enum" in schema else []
+        if isinstance(value, str) and sofar < MAX_SUGGESTED:
+            said += did_you_mean(value, options)
         return said
 
 

@@ -16,25 +16,18 @@ ROOT = Path(__file__).parent.parent
 SIZES = {"model_size": 7, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
 
 
-def start(*arguments):
-    process = subprocess.Popen(
-        [sys.executable, "server.py", "--port", "0", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    line = process.stdout.readline()
-    assert line.startswith("Serving on http://"), process.stderr.read()
-    return process, line.split()[2]
-
-
 @pytest.fixture
-def service():
-    process, url = start()
-    yield process, url
-    process.kill()
-    process.communicate()
+def service(tmp_path):
+    """A process of its own and where it listens; what it logs goes to a file."""
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "server.py", "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        line = process.stdout.readline()
+        assert line.startswith("Serving on http://"), (tmp_path / "log").read_text()
+        yield process, line.split()[2]
+        process.kill()
+        process.communicate()
 
 
 def connect(url, data=b""):
@@ -53,12 +46,12 @@ def whole(connection):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_cleanly(service, number):
+def test_a_signal_ends_it_cleanly(service, number, tmp_path):
     process, url = service
     assert requests.post(f"{url}/api/memory/inference", json=SIZES, timeout=10).status_code == 200
     process.send_signal(number)
     assert process.wait(timeout=10) == 0
-    assert process.stderr.read() == ""
+    assert (tmp_path / "log").read_text() == ""
 
 
 def test_a_taken_port_is_said_with_the_way_out(service):

@@ -41,6 +41,8 @@ class Model:
     default_precision  dtype of the published checkpoint
     quantization  the `quantization_config` of the configuration, if it has one
     sdpa         whether transformers offers scaled_dot_product_attention for it; eager otherwise
+    masked       whether sdpa is handed a mask even where no window asks for one
+    distances    heads whose scores get distances added that are made once for all layers (ALiBi)
     float_tables whether rotary tables stay in float32
     idle_mask    whether a mask of windows is made that no layer uses (Qwen2-MoE)
     beside       further tensors that every layer sees: (name, elements, dtype or None for that of the weights)
@@ -65,6 +67,8 @@ class Model:
     config: Mapping[str, Any] = field(default_factory=dict)
     held_embedding: bool = True
     sdpa: bool = True
+    masked: bool = False
+    distances: int = 0
     float_tables: bool = False
     idle_mask: bool = False
     beside: tuple[tuple[str, Size, str | None], ...] = ()

@@ -71,28 +71,26 @@ def shared_tables(model: Model, mode: Mode) -> Shared:
     made += [(name, size, kind or mode.hidden) for name, size, kind in model.beside]
     exceeded = [window for window in model.windows if window in mode.exceeded]
     if mode.attention == "eager":
-        if None in model.reaches:
+        if None in model.reaches and not model.distances:
             made.append(("filling", mode.scores, BOOL) if model.mask_filled else ("mask", mode.scores, mode.hidden))
         for window in model.windows:
             kept = kept_rows(mode.exceeded, window) if mode.step == "decode" else mode.scores
             made.append(("window_mask", kept, mode.hidden))
+    elif mode.attention == "sdpa" and model.masked:
+        made.append(("mask", mode.mask, BOOL))
     elif mode.attention == "sdpa" and exceeded:
         for window in exceeded:
             made.append(("window_mask", (window, 0, 0, 0, 0, 0) if mode.step == "decode" else mode.mask, BOOL))
     if model.idle_mask and mode.attention in ("eager", "sdpa"):
         eager = mode.attention == "eager"
         made.append(("idle_mask", mode.scores if eager else mode.mask, mode.hidden if eager else BOOL))
+    if model.distances and mode.attention != "flash":
+        made.append(("bias", scaled(mode.scores, model.distances), mode.hidden))
     return tuple(made)
 
 
-_PASSING = ("mask", "_once")  # endings of what no graph keeps: masks, and tables of which layers make their own
-
-
-def _bytes(shared: Shared, masks: bool) -> Moment:
-    return together(
-        SILENCE,
-        *(scaled(size, WIDTH[dtype]) for name, size, dtype in shared if masks or not name.endswith(_PASSING)),
-    )
+def _bytes(shared: Shared) -> Moment:
+    return together(SILENCE, *(scaled(size, WIDTH[dtype]) for _, size, dtype in shared))
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +221,7 @@ def training_profile(
     # peft and transformers ask the embedding's output for a gradient where layers are checkpointed
     asked = mode.frozen and checkpointing == "full"
     start = _embedding(model, mode, asked)
-    held = together(start.trace.saved, _bytes(shared, masks=True))
+    held = together(start.trace.saved, _bytes(shared))
     traces = [run(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)]
     if not (first_input_grad or asked) and traces:
         traces[0] = run(model.layers[0], _without_input_gradient(mode), width, dtype, shared)
@@ -233,6 +231,8 @@ def training_profile(
     casts = SILENCE
     for index, each in enumerate(traces):
         waiting = together(saved, start.beside, start.output if index and not traces[0].keeps_input else SILENCE)
+        if index and model.holds_outputs:
+            waiting = together(waiting, traces[index - 1].lingers)
         if checkpointing == "full":
             waiting = together(waiting, casts)
             casts = together(casts, each.casts)
@@ -243,10 +243,9 @@ def training_profile(
     forward_moments = _along(forward) + [together(held, moment) for moment in start.trace.forward]
     inputs = together(start.beside, SILENCE if traces and traces[0].keeps_input else start.output)
     forward_moments += [together(saved, casts, inputs, moment) for moment in tail.forward]
-    if checkpointing != "full":
-        saved = less(saved, less(held, together(start.trace.saved, _bytes(shared, masks=False))))
-    released = _first_users(traces, shared, masks=checkpointing == "full")
-    saved = less(saved, together(SILENCE, *released.get(len(traces), ())))
+    released = _first_users(traces, shared, checkpointing == "full")
+    kept = together(SILENCE, *(size for sizes in released.values() for size in sizes))
+    saved = less(saved, less(_bytes(shared), kept))  # what no layer needs any more went with the forward pass
     loss = [together(saved, casts, moment) for moment in tail.loss_forward]
     loss += [together(saved, moment) for moment in tail.loss_backward]
 
@@ -255,7 +254,7 @@ def training_profile(
     gradients = tail.gradients
     for index in reversed(range(len(traces))):
         each = traces[index]
-        saved = less(saved, together(each.saved, *(released.get(index + 1, ()) if index + 1 < len(traces) else ())))
+        saved = less(saved, together(each.saved, *released.get(index + 1, ())))
         waiting = together(saved, gradients)
         backward.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.backward))
         gradients = together(gradients, each.gradients)
@@ -270,15 +269,13 @@ def training_profile(
     )
 
 
-def _first_users(traces: Sequence[Trace], shared: Shared, masks: bool) -> dict[int, list[Size]]:
-    """Tables and masks by the first layer that uses them: they go once its backward pass is over. A mask that
-    none uses goes with the model's forward pass."""
+def _first_users(traces: Sequence[Trace], shared: Shared, checkpointed: bool) -> dict[int, list[Size]]:
+    """Tables and masks by the first layer that needs them: they go once its backward pass is over."""
     gone: dict[int, list[Size]] = {}
     for name, size, dtype in shared:
-        if masks or not name.endswith(_PASSING):
-            none = len(traces) if name == "idle_mask" else 0
-            first = next((index for index, each in enumerate(traces) if name in each.uses), none)
-            gone.setdefault(first, []).append(scaled(size, WIDTH[dtype]))
+        needs = [name in (each.uses if checkpointed else each.saves) for each in traces]
+        if any(needs) or (checkpointed and name != "idle_mask"):
+            gone.setdefault(needs.index(True) if any(needs) else 0, []).append(scaled(size, WIDTH[dtype]))
     return gone
 
 
@@ -300,7 +297,7 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
     width, dtype = model.hidden, mode.hidden
     rows = mode.queries
     start = _embedding(model, mode)
-    held = together(_bytes(shared, masks=True), start.beside)
+    held = together(_bytes(shared), start.beside)
     traces = [trace(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)]
     others = together(SILENCE, *(each.before for each in traces))
     whole = [together(others, moment) for moment in start.trace.forward]

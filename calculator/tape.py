@@ -368,8 +368,23 @@ class Tape:
     # ------------------------------------------------------------------ element-wise
 
     def add(self, a: Value, b: Value) -> Value:
-        """a + b, b no larger than a. Saves nothing; hands its gradient on to both."""
-        return self.operate(a.elements, _promoted(a, b), (a, b), (), _alias, dense=a.dense)
+        """a + b, b no larger than a. Saves nothing; hands its gradient on to both, summed where b is repeated."""
+        alike = a.elements == b.elements or (self.mode.one and evaluate(a.elements, 1, 7) == evaluate(b.elements, 1, 7))
+        return self.operate(
+            a.elements, _promoted(a, b), (a, b), (), _alias if alike else _alias_and_sum, dense=a.dense
+        )
+
+    def add_into(self, a: Value, b: Value) -> Value:
+        """a += b: no fresh tensor; hands its gradient on to both."""
+        return self._record(Value(a.elements, a.dtype, a.storage, dense=a.dense), (a, b), [], _alias)
+
+    def expand(self, a: Value, times: int) -> Value:
+        """One head shown `times` over, without a copy; the gradient is summed back."""
+        return self._record(Value(scaled(a.elements, times), a.dtype, a.storage, dense=False), (a,), [], _fresh_input)
+
+    def gather(self, a: Value, elements: Size) -> Value:
+        """A part of the last dimension by its index: a copy. Its gradient is a whole tensor with the part filled in."""
+        return self.operate(elements, a.dtype, (a,), (), _fresh_input)
 
     def shift(self, a: Value) -> Value:
         """A constant added: a fresh output, the gradient handed on."""
@@ -455,16 +470,26 @@ class Tape:
     # ------------------------------------------------------------------ products
 
     def linear(
-        self, x: Value, into: int, out: int, bias: bool = False, module: str = "", rows: Size | None = None
+        self,
+        x: Value,
+        into: int,
+        out: int,
+        bias: bool = False,
+        module: str = "",
+        rows: Size | None = None,
+        plain: bool = False,
     ) -> Value:
         """x · Wᵀ (+ bias), with adapters where the mode puts them on `module`.
 
-        Saves x if the weight is trained; under autocast keeps a 16-bit copy of the weight.
+        Saves x if the weight is trained; under autocast keeps a 16-bit copy of the weight. `plain`: written as x @ W.T,
+        so that autocast caches no copy of the view W.T, and the bias is added by an operator of its own (Falcon).
         """
         rows = rows or self.mode.queries
         x = self.copy(x)
         weight = self.parameter(into * out)
-        y = self._product(x, weight, rows, out, bias)
+        y = self._product(x, weight, rows, out, bias and not plain, cached=not plain)
+        if bias and plain:
+            y = self.add(y, self.parameter(out))
         adapter = self.mode.adapter
         if adapter and module and adapter.takes(module):
             result = y.dtype
@@ -483,12 +508,12 @@ class Tape:
         """Autocast's 16-bit copy of a parameter, or the parameter itself."""
         return self._lowered(weight)
 
-    def _product(self, x: Value, weight: Value, rows: Size, out: int, bias: bool) -> Value:
+    def _product(self, x: Value, weight: Value, rows: Size, out: int, bias: bool, cached: bool = True) -> Value:
         if self.mode.autocast:
             x = self.cast(x, HALF)
         elif x.dtype != weight.dtype and not self.mode.quantized:
             x = self.cast(x, weight.dtype)
-        weight = self._lowered(weight)
+        weight = self._lowered(weight, cached)
         if self.mode.quantized and weight.node is None and weight.storage is None:
             unpacked: Storage | None = Storage(self, scaled(weight.elements, WIDTH[x.dtype]))
         else:
@@ -505,12 +530,12 @@ class Tape:
         del unpacked
         return y
 
-    def _lowered(self, weight: Value) -> Value:
+    def _lowered(self, weight: Value, cached: bool = True) -> Value:
         """Autocast's 16-bit copy of a parameter: cached while the region lasts if the parameter is trained."""
         if not self.mode.autocast or weight.dtype == HALF:
             return weight
         copy = self.cast(weight, HALF)
-        if isinstance(weight.node, Leaf) and copy.storage is not None:
+        if cached and isinstance(weight.node, Leaf) and copy.storage is not None:
             self.casts.append(copy.storage)
         return copy
 
@@ -521,9 +546,9 @@ class Tape:
         del down
         return self.scale(up)
 
-    def matmul(self, a: Value, b: Value, elements: Size) -> Value:
-        """A batched product of two activations: saves both."""
-        if self.mode.autocast:
+    def matmul(self, a: Value, b: Value, elements: Size, inside: bool = False) -> Value:
+        """A batched product of two activations: saves both. `inside` an operator autocast does not reach it."""
+        if self.mode.autocast and not inside:
             a, b = self.cast(a, HALF), self.cast(b, HALF)
         if not self.mode.one:  # a batch and heads that lie apart are joined by a copy
             a, b = self.copy(a), self.copy(b)
@@ -634,6 +659,17 @@ def _alias(tape: Tape, grads: list[Value | None], node: Node) -> list[Value | No
             smaller = sum(link[2]) <= sum(grad.elements)
             results.append(Value(link[2] if smaller else grad.elements, grad.dtype, grad.storage))
     return results
+
+
+def _alias_and_sum(tape: Tape, grads: list[Value | None], node: Node) -> list[Value | None]:
+    """The gradient handed on as it is to what is as large, and summed for what was repeated."""
+    grad = grads[0]
+    assert grad is not None
+    first, second = node.inputs
+    return [
+        None if first is None else Value(grad.elements, grad.dtype, grad.storage),
+        None if second is None else tape.new(second[2], second[3]),
+    ]
 
 
 def _fresh(tape: Tape, grads: list[Value | None], node: Node) -> list[Value | None]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from sys import getrefcount
 from typing import Any
 
 from .tape import NOTHING, SILENCE, Mode, Moment, Node, Size, Storage, Tape, Value, front, less, scaled, together
@@ -30,7 +31,8 @@ class Trace:
     before, after   what is cached at the start and at the end of an inference step
     keeps_input     whether `saved` includes the input
     uses            names of the shared tables and masks it looked at
-    lingers         what its local variables hold when it returns: attention weights it hands back
+    lingers         what of its attention weights, which it hands back, nothing else keeps
+    saves           names of the tables and masks that its backward pass needs
     """
 
     forward: tuple[Moment, ...]
@@ -43,12 +45,25 @@ class Trace:
     keeps_input: bool = False
     uses: frozenset[str] = frozenset()
     lingers: Moment = SILENCE
+    saves: frozenset[str] = frozenset()
 
 
 def total(storages: Iterable[Storage]) -> Moment:
     """What some storages hold, each counted once."""
     unique = {id(storage): storage for storage in storages}
     return together(*(storage.bytes for storage in unique.values()))
+
+
+def saved_names(tape: Tape) -> frozenset[str]:
+    """The shared tables and masks that something recorded still refers to."""
+    return frozenset(name for name, value in tape.shared.items() if getrefcount(value.storage) > 2)
+
+
+def release(tape: Tape, values: list[Value]) -> Moment:
+    """Let go of values: what becomes free."""
+    before = tape.live
+    values.clear()
+    return less(before, tape.live)
 
 
 def _entry() -> Node:
@@ -59,7 +74,7 @@ def _entry() -> Node:
 def _start(mode: Mode, shared: Shared) -> Tape:
     tape = Tape(mode)
     for name, elements, dtype in shared:
-        tape.shared[name] = Value(elements, dtype, None)
+        tape.shared[name] = Value(elements, dtype, Storage(tape, NOTHING))  # counted with the model
     return tape
 
 
@@ -77,8 +92,7 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
         before = total(tape.cached)
     tape.moments = [tape.live]
     y = layer.forward(tape, x)
-    lingers = total(value.storage for value in tape.lingering if value.storage is not None)
-    tape.lingering.clear()
+    lingers = release(tape, tape.lingering)
     forward = front(tape.moments)
     inside = x.storage
     del x
@@ -91,7 +105,7 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
     del inside
     if not mode.training:
         return Trace(forward, casts=casts, before=before, after=after, lingers=lingers)
-    saved = tape.live
+    saved, saves = tape.live, saved_names(tape)
     tape.moments = []
     if isinstance(node, Node):
         node.buffer[0] = tape.new(elements, kind)
@@ -105,6 +119,8 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
         casts,
         keeps_input=saved == with_input,
         uses=frozenset(tape.shared.used),
+        saves=saves,
+        lingers=lingers,
     )
 
 
@@ -122,7 +138,7 @@ def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared 
         x.node = _entry()
     tape.moments = [tape.live]
     y = layer.forward(tape, x)
-    tape.lingering.clear()
+    lingers = release(tape, tape.lingering)
     forward, casts = front(tape.moments), total(tape.casts)
     del y, x
 
@@ -157,6 +173,7 @@ def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared 
         casts,
         keeps_input=True,
         uses=frozenset(tape.shared.used),
+        lingers=lingers,
     )
 
 

@@ -184,6 +184,45 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
         "hidden_act": "gelu_pytorch_tanh",
     },
+    "falcon7": {
+        "vocab_size": 1200,
+        "hidden_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "model_type": "falcon",
+        "multi_query": True,
+        "parallel_attn": True,
+        "new_decoder_architecture": False,
+        "bias": False,
+        "alibi": False,
+    },
+    "falcon40": {
+        "vocab_size": 1200,
+        "hidden_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "model_type": "falcon",
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+        "parallel_attn": True,
+        "bias": False,
+        "alibi": False,
+        "tie_word_embeddings": False,
+    },
+    "falcon11": {
+        "vocab_size": 1200,
+        "hidden_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "model_type": "falcon",
+        "new_decoder_architecture": True,
+        "num_kv_heads": 2,
+        "num_ln_in_parallel_attn": 1,
+        "ffn_hidden_size": 1000,
+        "bias": False,
+        "alibi": False,
+        "tie_word_embeddings": False,
+    },
 }
 
 # bytes that autograd keeps of a middle layer, by mode
@@ -201,6 +240,9 @@ SAVED: dict[str, dict[str, int]] = {
     "phi3_part": {"bf16": 9224216, "eager": 13537280, "float32": 19206144, "autocast": 13101080, "lora": 10706968},
     "starcoder2": {"bf16": 5083160, "eager": 11100160, "float32": 17866752, "autocast": 8978456, "lora": 9351192},
     "starcoder2_w": {"bf16": 5476368, "eager": 9920512, "float32": 10932240, "autocast": 9371664, "lora": 9744400},
+    "falcon7": {"bf16": 9834512, "eager": 7082000, "float32": 14159888, "autocast": 13668368, "lora": 13045776},
+    "falcon40": {"bf16": 6180896, "eager": 7479312, "float32": 12341280, "autocast": 9719840, "lora": 9392160},
+    "falcon11": {"bf16": 4685856, "eager": 5984272, "float32": 9355296, "autocast": 7794720, "lora": 7741472},
 }
 
 # bytes at the peak of a whole step, weights included, gradients where they are; eager where the family has no sdpa
@@ -218,6 +260,9 @@ PEAKS: dict[str, dict[str, int]] = {
     "phi3_part": {"backward": 59192360, "checkpointed": 36374752, "prefill": 20063184, "decode": 14487704},
     "starcoder2": {"backward": 39010984, "checkpointed": 25896144, "prefill": 14985808, "decode": 11439960},
     "starcoder2_w": {"backward": 41308808, "checkpointed": 26884040, "prefill": 15972976, "decode": 12356088},
+    "falcon7": {"backward": 60694344, "checkpointed": 38702872, "prefill": 23742224, "decode": 14860113},
+    "falcon40": {"backward": 47400840, "checkpointed": 34277672, "prefill": 22834960, "decode": 18009369},
+    "falcon11": {"backward": 38121352, "checkpointed": 26048296, "prefill": 18224912, "decode": 14708505},
 }
 
 # parameters
@@ -235,4 +280,7 @@ PARAMETERS: dict[str, int] = {
     "phi3_part": 6_645_120,
     "starcoder2": 5_122_208,
     "starcoder2_w": 5_583_008,
+    "falcon7": 6_559_488,
+    "falcon40": 7_219_968,
+    "falcon11": 5_570_304,
 }

@@ -69,6 +69,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("olmo2", {"num_attention_heads": 0}, "num_attention_heads"),
     ("phi3_part", {"partial_rotary_factor": 2.0}, "partial_rotary_factor"),
     ("starcoder2", {"hidden_size": 385}, "hidden_size"),
+    ("falcon40", {"num_kv_heads": 4}, "num_attention_heads"),
 ]
 
 
@@ -81,6 +82,8 @@ def test_figures_that_make_no_sense_are_refused(name: str, change: dict[str, Any
 # family, tokens, elements of the cache of a sequence
 CACHES = [
     ("gemma2", 1_000, 2 * (2 * 96) * 1_000 + 2 * (2 * 96) * 128),  # two layers of all tokens, two of 128; 2 heads of 48
+    ("falcon7", 10, 4 * 2 * 64 * 10),  # one head of 64
+    ("falcon40", 10, 4 * 2 * 128 * 10),  # two heads of 64, not the six that transformers repeats them to
     ("gemma3_text", 100, 4 * (2 * 96) * 100),  # no window is reached
     ("olmo3", 1_000, (2 * 128) * 1_000 + 3 * (2 * 128) * 128),  # one layer of all tokens, three of 128; 2 heads of 64
 ]

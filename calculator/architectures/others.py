@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..layers.attention import Attention
+from ..layers.attention import Attention, Projections
 from ..layers.blocks import PreNormBlock
 from ..layers.ends import Embedding, Head
+from ..layers.falcon import FalconAttention, FalconBlock
 from ..layers.feed_forward import FeedForward
 from ..layers.norms import LayerNorm
 from ..model import Model
@@ -49,4 +50,61 @@ def starcoder2(fields: Fields, name: str | None) -> Model:
     )
 
 
-READERS: dict[str, Reader] = {"starcoder2": starcoder2}
+def falcon(fields: Fields, name: str | None) -> Model:
+    """Falcon: 7B with one key-value head and one norm, 40B and 180B with groups and two, RW with distances (ALiBi)."""
+    hidden = fields.size("hidden_size", "n_embed")
+    heads = fields.size("num_attention_heads", "n_head")
+    count = fields.size("num_hidden_layers", "n_layer")
+    head_dim = fields.divides(hidden, heads, ("hidden_size", "num_attention_heads"))
+    grouped = fields.flag("new_decoder_architecture")
+    few = fields.flag("multi_query", default=True)
+    kv_heads = fields.size("num_kv_heads", "n_head_kv", default=heads) if grouped or not few else 1
+    fields.divides(heads, kv_heads, ("num_attention_heads", "num_kv_heads"))
+    alibi, bias = fields.flag("alibi"), fields.flag("bias")
+    parallel = grouped or fields.flag("parallel_attn", default=True)
+    attention = FalconAttention(
+        hidden,
+        heads,
+        kv_heads,
+        head_dim,
+        bias=bias,
+        output_bias=bias,
+        names=Projections(output="dense", fused="query_key_value"),
+        prefix="self_attention",
+        dropout=fields.number("attention_dropout", default=0.0) if alibi else 0.0,
+        grouped=grouped,
+        alibi=alibi,
+    )
+    feed_forward = FeedForward(
+        hidden,
+        fields.size("ffn_hidden_size", default=4 * hidden),
+        fields.text("activation", default="gelu"),
+        bias,
+        up="dense_h_to_4h",
+        down="dense_4h_to_h",
+        plain=True,
+    )
+    if not parallel:
+        norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    elif fields.size("num_ln_in_parallel_attn", default=2 if grouped else 1) == 2:
+        norms = ("ln_attn", "ln_mlp")
+    else:
+        norms = ("input_layernorm",)
+    layer = FalconBlock(attention, feed_forward, tuple(LayerNorm(hidden, each) for each in norms), parallel)
+    vocabulary = fields.size("vocab_size")
+    tied = fields.flag("tie_word_embeddings", default=True)
+    return finish(
+        fields,
+        name,
+        Embedding(vocabulary, hidden, name="word_embeddings"),
+        (layer,) * count,
+        Head(vocabulary, hidden, tied, LayerNorm(hidden, "ln_f")),
+        rotary=head_dim,
+        max_context=fields.size("max_position_embeddings", default=2048),
+        masked=not alibi,
+        holds_outputs=True,
+        distances=heads if alibi else 0,
+    )
+
+
+READERS: dict[str, Reader] = {"falcon": falcon, "starcoder2": starcoder2}

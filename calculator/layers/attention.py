@@ -83,6 +83,11 @@ class Attention:
         """Elements of all keys of a token."""
         return self.kv_heads * self.head_dim
 
+    @property
+    def cached_width(self) -> int:
+        """Elements of a token's keys as transformers caches them."""
+        return self.key_width
+
     def tensors(self) -> tuple[Tensor, ...]:
         """The four matrices (three of them perhaps fused), their biases, the norms of q and k, the sinks."""
         query = self.query_width * (2 if self.gated else 1)
@@ -141,7 +146,7 @@ class Attention:
         """
         if self.shared or not self.causal:
             return ()
-        width = self.key_width * WIDTH[HALF if mode.autocast else mode.weights]
+        width = self.cached_width * WIDTH[HALF if mode.autocast else mode.weights]
         if not mode.fresh and self.window is not None and self.window in mode.exceeded:
             size: Size = (0, (self.window - 1) * width, 0, 0, 0, 0)
         else:
@@ -238,7 +243,8 @@ def remember(tape: Tape, k: Value, v: Value, layer: Attention) -> tuple[Value, V
     if mode.step == "decode":
         rows = kept_rows(mode.exceeded, layer.window)
         spare = list(tape.cached) if layer.window is not None else []  # a sliding layer drops both when both are joined
-        k, v = joined_to_cache(tape, k, rows, layer.key_width), joined_to_cache(tape, v, rows, layer.key_width)
+        width = layer.cached_width
+        k, v = joined_to_cache(tape, k, rows, width), joined_to_cache(tape, v, rows, width)
         del spare
     else:
         k, v = tape.operate(k.elements, k.dtype, (k,)), tape.operate(v.elements, v.dtype, (v,))
@@ -308,7 +314,7 @@ def score_entries(mode: Mode, layer: Attention) -> Size:
 
 def _repeated(tape: Tape, x: Value, times: int, layer: Attention) -> Value:
     if times == 1 or layer.kv_heads == 1:  # one head is repeated by a view
-        return tape.view(x, scaled(x.elements, times), dense=False) if times > 1 else x
+        return tape.expand(x, times) if times > 1 else x
     return tape.repeat(x, times)
 
 
@@ -360,21 +366,31 @@ def efficient(tape: Tape, q: Value, k: Value, v: Value, layer: Attention, masked
     return tape.attach(out, (q, k, v), saved)
 
 
-def math(tape: Tape, q: Value, k: Value, v: Value, layer: Attention, masked: bool) -> Value:
-    """The fallback in plain operators, in float32: repeated heads and whole score matrices."""
+def math(
+    tape: Tape, q: Value, k: Value, v: Value, layer: Attention, masked: bool, one_head: bool = False
+) -> Value:
+    """The fallback in plain operators, in float32: repeated heads and whole score matrices.
+
+    masked: a mask of truth values comes in, instead of one made here; one_head: the product repeats a single head.
+    """
     mode, dtype = tape.mode, q.dtype
     q, k, v = tape.cast(q, FLOAT), tape.cast(k, FLOAT), tape.cast(v, FLOAT)
     groups = layer.heads // layer.kv_heads
-    if groups > 1:
+    if groups > 1 and not one_head:
         k, v = tape.repeat(k, groups), tape.repeat(v, groups)
     q = tape.scale(q)
     mask = None
-    if mode.step != "decode":
+    if masked:
+        mask = tape.new(mode.scores, FLOAT)
+    elif mode.step != "decode":
         mask = tape.new(mode.mask, BOOL)
         mask = tape.new(mode.mask, FLOAT)
-    weights = tape.matmul(q, tape.scale(k), score_entries(mode, layer))
+    small = tape.scale(k)
+    weights = tape.matmul(q, tape.expand(small, groups) if one_head else small, score_entries(mode, layer), inside=True)
+    del small
     weights = tape.unary_output(weights)
     weights = tape.dropout(weights, layer.dropout)
-    out = tape.cast(tape.matmul(weights, v, q.elements), dtype)
+    v = tape.expand(v, groups) if one_head else v
+    out = tape.cast(tape.matmul(weights, v, q.elements, inside=True), dtype)
     del mask  # it stays until the result is there
     return out

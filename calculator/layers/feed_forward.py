@@ -108,6 +108,7 @@ class FeedForward:
     prefix: str = "mlp"
     component: str = "mlp_dense"
     dropout: float = 0.0
+    plain: bool = False  # see Tape.linear
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Two matrices and their biases."""
@@ -127,6 +128,7 @@ class FeedForward:
 
     def forward(self, tape: Tape, x: Value) -> Value:
         """Keeps what goes into the activation and what comes out."""
-        y = activate(tape, tape.linear(x, self.hidden, self.intermediate, self.bias, self.up), self.activation)
-        y = tape.linear(y, self.intermediate, self.hidden, self.bias, self.down)
-        return tape.dropout(y, self.dropout)
+        x = tape.linear(x, self.hidden, self.intermediate, self.bias, self.up, plain=self.plain)
+        x = activate(tape, x, self.activation)
+        x = tape.linear(x, self.intermediate, self.hidden, self.bias, self.down, plain=self.plain)
+        return tape.dropout(x, self.dropout)

@@ -13,7 +13,14 @@ from functools import lru_cache
 
 from .layers.attention import kept_rows
 from .layers.blocks import Block
-from .layers.ends import cross_entropy
+from .layers.ends import (
+    Chunks,
+    chunked_cross_entropy,
+    chunks_of,
+    compiled_cross_entropy,
+    cross_entropy,
+    fused_cross_entropy,
+)
 from .model import Model
 from .tape import (
     BOOL,
@@ -36,7 +43,7 @@ from .tape import (
     scaled,
     together,
 )
-from .trace import Shared, Trace, checkpointed, trace
+from .trace import RUNS, Shared, Trace, trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +54,16 @@ class Profile:
     gradients   of all parameters together
     saved_first what autograd keeps of the first layer
     cached      keys, values and states as transformers stores them at the end of the phase
+    chunks      what a chunk of the loss takes on top of the phase `loss`
+    casts       autocast's 16-bit weights of all layers
     """
 
     phases: dict[str, tuple[Moment, ...]]
     gradients: Moment = SILENCE
     saved_first: Moment = SILENCE
     cached: Moment = SILENCE
+    chunks: Chunks | None = None
+    casts: Moment = SILENCE
 
     def need(self, phase: str, sequences: int, length: int) -> int:
         """Bytes of the largest moment of a phase with its gradients, 0 where it has none."""
@@ -107,7 +118,7 @@ class EndTrace:
 
 
 @lru_cache(maxsize=1024)
-def _tail(model: Model, mode: Mode, keep_logits: bool) -> EndTrace:
+def _tail(model: Model, mode: Mode, keep_logits: bool, loss_kind: str, compiled: bool) -> EndTrace:
     tape = Tape(mode)
     head = model.head
     x = tape.new(scaled(TOKENS, model.hidden), FLOAT if model.wide_residual else mode.hidden)
@@ -117,27 +128,38 @@ def _tail(model: Model, mode: Mode, keep_logits: bool) -> EndTrace:
     x = head.final(tape, x)
     forward = front(tape.moments)
     tape.moments = []
-    logits = head.logits(tape, x, TOKENS)
     tape.new(TOKENS, LONG)
-    loss = cross_entropy(tape, logits)
+    held = None
+    if loss_kind == "fused":
+        loss = fused_cross_entropy(tape, x, head)
+        until = loss.node
+    else:
+        logits = head.logits(tape, x, TOKENS)
+        until = logits.node
+        if compiled:
+            loss = compiled_cross_entropy(tape, logits, whole=loss_kind != "chunked")
+        elif loss_kind == "chunked":
+            loss = chunked_cross_entropy(tape, logits)
+        else:
+            loss = cross_entropy(tape, logits)
+        held = logits if keep_logits or (loss_kind == "chunked" and not compiled) else None
+        del logits
     loss_forward = front(tape.moments)
     casts = together(SILENCE, *(storage.bytes for storage in tape.casts))
     tape.casts.clear()
-    logits_node = logits.node
-    held = logits if keep_logits else None
-    del logits, x
+    del x
     tape.moments = []
     node = loss.node
     del loss
     assert isinstance(node, Node)
     node.buffer[0] = tape.new((1, 0, 0, 0, 0, 0), FLOAT)
     saved = tape.live
-    tape.run(until=logits_node)
+    tape.run(until=until)
     loss_backward = front(tape.moments)
     tape.moments = []
     tape.run()
     backward = front(tape.moments)
-    del node, logits_node, held, entry
+    del node, until, held, entry
     gradients = together(SILENCE, *(storage.bytes for storage in tape.gradients))
     return EndTrace(forward, loss_forward, loss_backward, backward, saved, gradients, casts)
 
@@ -209,63 +231,121 @@ def _along(moments: dict[int, list[tuple[Moment, ...]]]) -> list[Moment]:
     return [size for series in moments.values() for size in _sparse(series)]
 
 
-@lru_cache(maxsize=1024)
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How a training step runs, besides what the mode says.
+
+    checkpointing     none, selective or full
+    offloaded         whether what layers keep waits in the host's memory
+    loss              standard, chunked or fused
+    compiled          whether torch.compile makes the loss one kernel
+    keep_logits       whether the outputs are held through the backward pass
+    first_input_grad  whether the first layer's input needs a gradient
+    lingering         whether checkpointed inputs and their gradients stay until the backward pass is over
+    layers            the first and the last but one layer of this pipeline stage; None for all
+    waiting           further micro batches whose activations are kept at the same time
+    """
+
+    checkpointing: str = "none"
+    offloaded: bool = False
+    loss: str = "standard"
+    compiled: bool = False
+    keep_logits: bool = False
+    first_input_grad: bool = True
+    lingering: bool = False
+    layers: tuple[int, int] | None = None
+    waiting: int = 0
+
+
+STASHED = 2  # layers whose offloaded activations are on the GPU: one on its way out or back, and the one that runs
+
+
 def training_profile(
     model: Model, mode: Mode, checkpointing: str = "none", keep_logits: bool = False, first_input_grad: bool = True
 ) -> Profile:
+    """One whole training step on one GPU with the standard loss."""
+    return step_profile(
+        model, mode, Course(checkpointing, keep_logits=keep_logits, first_input_grad=first_input_grad)
+    )
+
+
+@lru_cache(maxsize=1024)
+def step_profile(model: Model, mode: Mode, course: Course) -> Profile:
     """One training step: forward, loss, backward. The optimizer's step is arithmetic on parameters: see `training`."""
     mode = settled(model, mode)
     shared = shared_tables(model, mode)
-    run = checkpointed if checkpointing == "full" else trace
+    run = RUNS[course.checkpointing]
     width, dtype = model.hidden, mode.hidden
+    begin, end = course.layers or (0, len(model.layers))
+    first, last_stage = begin == 0, end == len(model.layers)
     # peft and transformers ask the embedding's output for a gradient where layers are checkpointed
-    asked = mode.frozen and checkpointing == "full"
-    start = _embedding(model, mode, asked)
+    asked = mode.frozen and course.checkpointing != "none"
+    start = _embedding(model, mode, asked) if first else Start(Trace(()), SILENCE, SILENCE)
     held = together(start.trace.saved, _bytes(shared))
-    traces = [run(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)]
-    if not (first_input_grad or asked) and traces:
+    traces = [run(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)[begin:end]]
+    if first and not (course.first_input_grad or asked) and traces:
         traces[0] = run(model.layers[0], _without_input_gradient(mode), width, dtype, shared)
+    stashed = _stash(traces) if course.offloaded else SILENCE
 
     forward: dict[int, list[tuple[Moment, ...]]] = {}
-    saved = held
+    saved = together(held, stashed)
     casts = SILENCE
     for index, each in enumerate(traces):
         waiting = together(saved, start.beside, start.output if index and not traces[0].keeps_input else SILENCE)
         if index and model.holds_outputs:
             waiting = together(waiting, traces[index - 1].lingers)
-        if checkpointing == "full":
+        if course.checkpointing != "none":
             waiting = together(waiting, casts)
             casts = together(casts, each.casts)
         forward.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.forward))
-        saved = together(saved, each.saved)
+        if not course.offloaded:
+            saved = together(saved, each.saved)
 
-    tail = _tail(model, mode, keep_logits)
     forward_moments = _along(forward) + [together(held, moment) for moment in start.trace.forward]
     inputs = together(start.beside, SILENCE if traces and traces[0].keeps_input else start.output)
-    forward_moments += [together(saved, casts, inputs, moment) for moment in tail.forward]
-    released = _first_users(traces, shared, checkpointing == "full")
-    kept = together(SILENCE, *(size for sizes in released.values() for size in sizes))
-    saved = less(saved, less(_bytes(shared), kept))  # what no layer needs any more went with the forward pass
-    loss = [together(saved, casts, moment) for moment in tail.loss_forward]
-    loss += [together(saved, moment) for moment in tail.loss_backward]
+    tail = None
+    if last_stage:
+        tail = _tail(model, mode, course.keep_logits, course.loss, course.compiled)
+        forward_moments += [together(saved, casts, inputs, moment) for moment in tail.forward]
+    released = _first_users(traces, shared, course.checkpointing != "none")
+    staying = together(SILENCE, *(size for sizes in released.values() for size in sizes))
+    saved = less(saved, less(_bytes(shared), staying))  # what no layer needs any more went with the forward pass
+    loss: list[Moment] = []
+    kept = [] if course.offloaded else [each.saved for each in traces]
+    kept += [start.trace.saved, tail.saved if tail else SILENCE]
+    if tail:
+        loss = [together(saved, casts, moment) for moment in tail.loss_forward]
+        loss += [together(saved, moment) for moment in tail.loss_backward]
 
     backward: dict[int, list[tuple[Moment, ...]]] = {}
-    last = [together(saved, moment) for moment in tail.backward]
-    gradients = tail.gradients
+    last = [together(saved, moment) for moment in tail.backward] if tail else []
+    gradients = tail.gradients if tail else SILENCE
+    lingers = course.lingering and course.checkpointing != "none"
     for index in reversed(range(len(traces))):
         each = traces[index]
-        saved = less(saved, together(each.saved, *released.get(index + 1, ())))
+        saved = less(saved, together(SILENCE, *released.get(index + 1, ())))
+        if not course.offloaded:
+            saved = less(saved, each.saved)
         waiting = together(saved, gradients)
+        if lingers:  # its input is inside what the layer counts; a gradient of the same size joins it when it is done
+            saved = together(saved, each.saved, each.saved)
         backward.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.backward))
         gradients = together(gradients, each.gradients)
-    last += [together(gradients, moment) for moment in start.trace.backward]
-    gradients = together(gradients, start.trace.gradients)
-    if model.head.tied and not mode.frozen:  # the head's and the embedding's gradient of the table are one in the end
-        gradients = less(gradients, (0, 0, 0, 0, 0, 0, _table(model, mode)))
+    if first:
+        last += [together(gradients, moment) for moment in start.trace.backward]
+        gradients = together(gradients, start.trace.gradients)
+        if tail and model.head.tied and not mode.frozen:  # the head's and the embedding's gradient become one
+            gradients = less(gradients, (0, 0, 0, 0, 0, 0, _table(model, mode)))
+    phases = {"forward": front(forward_moments), "loss": front(loss), "backward": front(_along(backward) + last)}
+    if course.waiting:
+        others = _times(together(*kept), course.waiting)
+        phases = {name: tuple(together(others, moment) for moment in each) for name, each in phases.items()}
     return Profile(
-        {"forward": front(forward_moments), "loss": front(loss), "backward": front(_along(backward) + last)},
+        phases,
         gradients,
         traces[0].saved if traces else SILENCE,
+        chunks=chunks_of(course.loss, model.head, mode.hidden) if tail else None,
+        casts=casts,
     )
 
 
@@ -277,6 +357,16 @@ def _first_users(traces: Sequence[Trace], shared: Shared, checkpointed: bool) ->
         if any(needs) or (checkpointed and name != "idle_mask"):
             gone.setdefault(needs.index(True) if any(needs) else 0, []).append(scaled(size, WIDTH[dtype]))
     return gone
+
+
+def _stash(traces: Sequence[Trace]) -> Moment:
+    """What the fullest layers keep while it travels to the host or back."""
+    return together(SILENCE, *sorted((each.saved for each in traces), reverse=True)[: STASHED - 1])
+
+
+def _times(moment: Moment, by: int) -> Moment:
+    a, b, c, d, e, f, g = (each * by for each in moment)
+    return (a, b, c, d, e, f, g)
 
 
 def _handed_on(model: Model, dtype: str) -> list[tuple[Block, str]]:

@@ -300,6 +300,8 @@ class Tape:
         self.asked = False  # whether the embedding's output is asked for a gradient of its own (checkpointed adapters)
         self.shared = Shared()
         self.borrowing = False  # parameters made now belong to another layer, where their gradients are counted
+        self.selecting: list[Storage] | None = None  # what selective checkpointing keeps; None elsewhere
+        self.products = 0
         self.recording = mode.training
         self.saving = True  # a checkpointed forward pass records but keeps nothing
         self.recomputed = False  # what a node saved goes as its gradients are made, not once they are brought to shape
@@ -486,8 +488,10 @@ class Tape:
         """
         rows = rows or self.mode.queries
         x = self.copy(x)
-        weight = self.parameter(into * out)
-        y = self._product(x, weight, rows, out, bias and not plain, cached=not plain)
+        if self.mode.quantized and module:
+            y = self._unpacked_product(x, into, out, rows)
+        else:
+            y = self._product(x, self.parameter(into * out), rows, out, bias and not plain, cached=not plain)
         if bias and plain:
             y = self.add(y, self.parameter(out))
         adapter = self.mode.adapter
@@ -511,13 +515,9 @@ class Tape:
     def _product(self, x: Value, weight: Value, rows: Size, out: int, bias: bool, cached: bool = True) -> Value:
         if self.mode.autocast:
             x = self.cast(x, HALF)
-        elif x.dtype != weight.dtype and not self.mode.quantized:
+        elif x.dtype != weight.dtype:
             x = self.cast(x, weight.dtype)
         weight = self._lowered(weight, cached)
-        if self.mode.quantized and weight.node is None and weight.storage is None:
-            unpacked: Storage | None = Storage(self, scaled(weight.elements, WIDTH[x.dtype]))
-        else:
-            unpacked = None
         terms = [x, weight]
         saved = []
         if weight.node is not None:
@@ -527,8 +527,28 @@ class Tape:
         if bias:
             terms.append(self._lowered(self.parameter(out, trained=weight.node is not None, dtype=None)))
         y = self.operate(scaled(rows, out), x.dtype, terms, saved, _product_gradient)
-        del unpacked
+        self.products += 1
+        if self.products % 2:
+            self.keep(y)
         return y
+
+    def _unpacked_product(self, x: Value, into: int, out: int, rows: Size) -> Value:
+        """A product with a frozen packed weight, which a 16-bit copy stands for while it runs, and again backward.
+
+        Nothing is saved but the packed weight. A wider x is brought to 16 bit and the result back.
+        (bitsandbytes MatMul4Bit and Linear4bit; the Triton kernels of GPTQ unpack and multiply alike)
+        """
+        wide = x.dtype
+        x = self.cast(x, HALF)
+        copy = Storage(self, scaled((into * out, 0, 0, 0, 0, 0), WIDTH[HALF]))
+        y = self.operate(scaled(rows, out), HALF, (x,), (), _unpacking(into * out))
+        del copy
+        return self.cast(y, wide)
+
+    def keep(self, *values: Value) -> None:
+        """Outputs that selective checkpointing keeps: attention, and every second product of a layer."""
+        if self.selecting is not None:
+            self.selecting += [each.storage for each in values if each.storage is not None]
 
     def _lowered(self, weight: Value, cached: bool = True) -> Value:
         """Autocast's 16-bit copy of a parameter: cached while the region lasts if the parameter is trained."""
@@ -686,6 +706,18 @@ def _fresh_input(tape: Tape, grads: list[Value | None], node: Node) -> list[Valu
 
 _product_gradient = _fresh_input
 as_inputs = _fresh_input
+
+
+def _unpacking(elements: int) -> Rule:
+    """The gradient of a product's input, beside the 16-bit copy of the packed weight it is made with."""
+
+    def rule(tape: Tape, grads: list[Value | None], node: Node) -> list[Value | None]:
+        copy = Storage(tape, scaled((elements, 0, 0, 0, 0, 0), WIDTH[HALF]))
+        made = _fresh_input(tape, grads, node)
+        del copy
+        return made
+
+    return rule
 
 
 def _power(tape: Tape, grads: list[Value | None], node: Node) -> list[Value | None]:

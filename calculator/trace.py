@@ -8,7 +8,7 @@ its gradients; not the model's weights, nor what other layers hold. `profile` ad
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from sys import getrefcount
@@ -177,6 +177,28 @@ def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared 
     )
 
 
+@lru_cache(maxsize=4096)
+def selected(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -> Trace:
+    """The same layer under selective checkpointing: its input stays, the outputs of attention, and those of every
+    second product; the rest is computed again. (torchtitan's selective operator checkpointing, and the policy that
+    torch.utils.checkpoint documents)"""
+    tape = _start(mode, shared)
+    tape.saving, tape.selecting = False, []
+    x = tape.new(scaled(mode.queries, width), dtype)
+    kept = [x.storage] if x.storage is not None else []
+    if mode.input_grad:
+        x.node = _entry()
+    tape.moments = [tape.live]
+    y = layer.forward(tape, x)
+    tape.lingering.clear()
+    forward, casts = front(tape.moments), total(tape.casts)
+    del y, x
+    again = checkpointed(layer, mode, width, dtype, shared)
+    saved = total([*kept, *tape.selecting])
+    tape.selecting = None
+    return Trace(forward, saved, again.backward, again.gradients, casts, keeps_input=True)
+
+
 def old_cache(layer: Any, mode: Mode) -> tuple[Size, ...]:
     """The storages that the layer's cache held before this step."""
     mixer = getattr(layer, "mixer", layer)
@@ -200,4 +222,7 @@ def saved_tensors(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared
     return Counter(kept.values())
 
 
-__all__ = ["NOTHING", "Trace", "checkpointed", "saved_tensors", "trace"]
+RUNS: Mapping[str, Callable[..., Trace]] = {"none": trace, "selective": selected, "full": checkpointed}
+"""How a layer is run, by the kind of checkpointing."""
+
+__all__ = ["NOTHING", "RUNS", "Trace", "checkpointed", "saved_tensors", "selected", "trace"]

@@ -9,22 +9,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
+from .driver import fit, load
+from .driver import room as room_of
 from .errors import InvalidSetup
 from .estimate import Estimate, Part, Phase
+from .formats import FLOAT32, Recipe
 from .model import Model
 from .optimizers import Optimizer, find_optimizer
 from .precisions import BYTES, stored, tape_dtype
-from .profile import Profile, training_profile
+from .profile import Course, step_profile
+from .quantization import Weights, find_recipe
 from .setup import Lora, TrainingSetup
+from .shards import Stage, check_expert, check_tensor, local_model, stages
 from .tape import Adapter, Mode, Moment, evaluate
 from .tensors import Tensor
+from .units import ceil_div
+from .weights import facts_of
 
 LABELS = 16  # bytes a token: ids and labels, 64-bit integers
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Scheme:
     """In which precision everything is held.
 
     weights     of the parameters as the model holds them
@@ -56,6 +64,9 @@ def settled(model: Model, setup: TrainingSetup) -> TrainingSetup:
     lora = setup.lora
     if setup.method in ("lora", "qlora") and lora is None:
         lora = Lora()
+    quantization = setup.quantization
+    if setup.method == "qlora" and quantization is None:
+        quantization = "bnb-nf4-dq"
     trained = lora.precision if lora is not None else precision
     gradients = setup.gradient_precision or trained
     states = setup.optimizer_state_precision or ("float32" if mixed == "master_weights" else trained)
@@ -66,20 +77,23 @@ def settled(model: Model, setup: TrainingSetup) -> TrainingSetup:
         gradient_precision=gradients,
         optimizer_state_precision=states,
         lora=lora,
+        quantization=quantization,
     )
 
 
-def recipe_of(setup: TrainingSetup) -> Recipe:
-    """The recipe a settled setup describes."""
+def scheme_of(setup: TrainingSetup) -> Scheme:
+    """The scheme a settled setup describes."""
     assert setup.precision and setup.gradient_precision and setup.optimizer_state_precision
     trained = setup.lora.precision if setup.lora is not None else setup.precision
-    return Recipe(
+    return Scheme(
         setup.precision,
         setup.gradient_precision,
         setup.optimizer_state_precision,
         master=setup.mixed_precision == "master_weights" and trained != "float32",
         autocast=setup.mixed_precision == "autocast",
-        persistent=setup.mixed_precision == "master_weights" or setup.gradient_accumulation > 1,
+        persistent=setup.mixed_precision == "master_weights"
+        or setup.gradient_accumulation > 1
+        or setup.micro_batches > 1,
     )
 
 
@@ -92,16 +106,30 @@ def mode_of(model: Model, setup: TrainingSetup) -> Mode:
         adapter = Adapter(lora.rank, lora.target_modules, tape_dtype(lora.precision), lora.dora)
     return Mode(
         step="training",
-        weights=tape_dtype(setup.precision),
-        autocast=setup.mixed_precision == "autocast",
+        weights=tape_dtype(tape_precision(setup)),
+        autocast=widened(setup) or (setup.mixed_precision == "autocast" and setup.framework != "torchtitan"),
         attention=setup.attention,
         frozen=adapter is not None,
         adapter=adapter,
         one=setup.batch_size == 1,
         exceeded=frozenset(window for window in model.windows if setup.sequence_length >= window),
         quantized=setup.method == "qlora",
-        kernels=setup.kernels,
+        kernels="liger" if setup.compile else setup.kernels,
     )
+
+
+def tape_precision(setup: TrainingSetup) -> str:
+    """What the layers compute with: FSDP gathers float32 shards in 16 bit under autocast."""
+    assert setup.precision
+    if widened(setup):
+        return "float32"
+    if setup.mixed_precision == "autocast" and setup.zero_stage == 3 and _replicas(setup) > 1:
+        return "bfloat16" if setup.precision == "float32" else setup.precision
+    return setup.precision
+
+
+def _replicas(setup: TrainingSetup) -> int:
+    return setup.data_parallel * setup.context_parallel
 
 
 def adapter_tensors(model: Model, lora: Lora) -> tuple[Tensor, ...]:
@@ -138,110 +166,464 @@ def _largest(moments: Sequence[Moment], batch: int, length: int, share: Fraction
     return best
 
 
+def base_recipe(setup: TrainingSetup) -> Recipe | None:
+    """What the frozen base of a settled setup is stored in, where that is not its precision."""
+    if setup.quantization is None:
+        return None
+    return _prepared(setup.quantization, setup.quantization_options, widened(setup))
+
+
+@lru_cache(maxsize=256)
+def _prepared(name: str, options: tuple[tuple[str, str | int | float | bool], ...], wide: bool) -> Recipe:
+    recipe = find_recipe(name, dict(options))
+    if wide and isinstance(recipe, Weights):
+        return replace(recipe, rest=FLOAT32)
+    return recipe
+
+
+def widened(setup: TrainingSetup) -> bool:
+    """Whether what is not packed is brought to float32, and with it the hidden states.
+
+    peft's prepare_model_for_kbit_training does that, and products then run under autocast. It is assumed where the
+    step would otherwise run in float16 alone, whose range is too small for norms and logits; recipes in bfloat16, or
+    under autocast from the start, leave it out.
+    """
+    return setup.method == "qlora" and setup.precision == "float16" and setup.mixed_precision != "autocast"
+
+
+# ------------------------------------------------------------------------------------------------ what a GPU holds
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Over how many GPUs a setup spreads what.
+
+    tensor, expert  ways a layer's tensors are cut
+    group           GPUs that hold replicas of a tensor, which ZeRO shares out
+    expert_group    the same for routed experts
+    """
+
+    tensor: int
+    expert: int
+    group: int
+    expert_group: int
+
+    def share(self, dense: int, experts: int) -> int:
+        """Of so many elements or bytes, those of one GPU when replicas share them out."""
+        return ceil_div(dense, self.group) + ceil_div(experts, self.expert_group)
+
+
+def spread_of(setup: TrainingSetup) -> Spread:
+    """The ways of a setup. Expert parallelism runs inside the replicas."""
+    group = setup.data_parallel * setup.context_parallel
+    experts = group * (setup.tensor_parallel if setup.expert_parallel > 1 else 1)
+    return Spread(setup.tensor_parallel, setup.expert_parallel, group, max(experts // setup.expert_parallel, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one GPU of a pipeline stage holds before replicas share it out.
+
+    elements, experts    parameters, apart from routed experts, and of these
+    weights, expert_weights   their bytes as the base is stored
+    beside               bytes of packed weights' scales, which FSDP leaves whole on every GPU
+    unit, root           elements of the largest layer; of embedding, last norm and head
+    unit_weights         bytes of the largest layer as it is stored
+    matrix               elements of the largest tensor of a layer
+    """
+
+    elements: int
+    experts: int
+    weights: int
+    expert_weights: int
+    beside: int
+    unit: int
+    root: int
+    unit_weights: int
+    matrix: int
+
+
+@lru_cache(maxsize=1024)
+def _held(model: Model, begin: int, end: int, tensor: int, expert: int, precision: str, recipe: Recipe | None) -> Held:
+    facts = facts_of(model)
+
+    def price(each: Tensor) -> tuple[int, int, int]:
+        """Elements, bytes, and of these what lies beside packed numbers."""
+        held = each.held(tensor, expert)
+        if recipe is None:
+            return held, stored(held, precision), 0
+        beside = recipe.stored(each, None, facts).beside
+        return held, recipe.bytes(each, None, facts, held), ceil_div(beside * held, max(each.elements, 1))
+
+    counted: dict[int, tuple[int, int, int, int, int, int]] = {}
+    sums = [0, 0, 0, 0, 0]  # elements, experts, weights, expert weights, beside
+    unit = unit_weights = matrix = 0
+    for layer in model.layers[begin:end]:
+        if id(layer) not in counted:
+            found = [0, 0, 0, 0, 0, 0]
+            for each in layer.tensors():
+                held, size, beside = price(each)
+                place = 1 if each.experts else 0
+                found[place] += held
+                found[2 + place] += size
+                found[4] += beside
+                found[5] = max(found[5], held // max(each.experts, 1))
+            counted[id(layer)] = (found[0], found[1], found[2], found[3], found[4], found[5])
+        made = counted[id(layer)]
+        for index in range(5):
+            sums[index] += made[index]
+        unit = max(unit, made[0] + made[1])
+        unit_weights = max(unit_weights, made[2] + made[3])
+        matrix = max(matrix, made[5])
+    root = 0
+    outside = [*model.embedding.tensors()] if begin == 0 else []
+    if end == len(model.layers):
+        outside += model.head.tensors()
+        if begin and model.head.tied:
+            outside.append(next(iter(model.embedding.tensors())))
+    for each in outside:
+        held, size, beside = price(each)
+        root += held
+        sums[2] += size
+        sums[4] += beside
+    for tower in model.towers if begin == 0 else ():
+        for each in tower.tensors():
+            held, size, beside = price(each)
+            sums[0] += held
+            sums[2] += size
+            sums[4] += beside
+    sums[0] += root
+    if model.stated is not None:
+        scale = Fraction(model.stated, sum(each.elements for each in model.tensors()) or 1)
+        if begin == 0 and end == len(model.layers) and tensor == expert == 1:
+            sums[0] = model.stated - sums[1]
+            if recipe is None:
+                sums[2] = stored(model.stated, precision) - sums[3]
+        else:
+            sums = [int(each * scale) for each in sums]
+    return Held(sums[0], sums[1], sums[2], sums[3], sums[4], unit, root, unit_weights, matrix)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Bytes that an optimizer takes for all trained tensors of a model, and how many elements these are."""
+
+    elements: int
+    moments: int
+    extra: int
+    resident: int
+    temporary: int
+
+
+@lru_cache(maxsize=512)
+def _kept(model: Model, lora: Lora | None, name: str, width: int, implementation: str) -> Kept:
+    optimizer = find_optimizer(name)
+    tensors = adapter_tensors(model, lora) if lora is not None else tuple(model.tensors())
+    states = [optimizer.states(tensor, width) for tensor in tensors]
+    return Kept(
+        sum(tensor.elements for tensor in tensors),
+        sum(each.moments for each in states),
+        sum(each.extra for each in states),
+        sum(each.resident for each in states),
+        int(optimizer.temporary(tensors, width, implementation)),
+    )
+
+
+# ------------------------------------------------------------------------------------------------ the answer
+
+
 def training(model: Model, setup: TrainingSetup) -> Estimate:
     """The peak of a training step of `setup` on `model`.
 
     Raises InvalidSetup where settings exclude each other.
     """
     setup = settled(model, setup)
-    recipe = recipe_of(setup)
-    optimizer = find_optimizer(setup.optimizer)
-    profile = training_profile(
-        model, mode_of(model, setup), setup.gradient_checkpointing, setup.keep_logits, setup.lora is None
+    checked(model, setup)
+    parts = stages(model, setup.pipeline_parallel, setup.pipeline_schedule, setup.virtual_stages, setup.micro_batches)
+    answers = [_stage(model, setup, part) for part in parts]
+    first = answers[0]
+    copies = setup.data_parallel * setup.tensor_parallel * setup.context_parallel
+    alone = copies == 1 and len(parts) == 1
+    fullest = max(answers, key=lambda answer: max(phase.total for phase in answer.phases))
+    scheme = scheme_of(setup)
+    kept = _kept(model, setup.lora, setup.optimizer, int(BYTES[scheme.states]), setup.optimizer_implementation)
+    trained = _trained(model, setup, kept)
+    scale = Fraction(trained, kept.elements or 1)
+    said, room = None, None
+    if setup.gpu is not None:
+        count = copies * len(parts)
+        if setup.gpu_count is not None and setup.gpu_count < count:
+            raise InvalidSetup(
+                f"gpu_count {setup.gpu_count} is fewer than the {count} GPUs of this split: give at least {count}",
+                "gpu_count",
+            )
+        tokens = setup.batch_size * setup.sequence_length // setup.context_parallel
+        whole = setup.loss == "standard" and not setup.compile and setup.framework == "transformers"
+        logits = tokens * ceil_div(model.head.vocabulary, setup.tensor_parallel) if whole else 0
+        seen = load(fullest.phases, logits, count)
+        said, room = fit(seen, setup.gpu, count), room_of(seen, setup.gpu)
+    return Estimate(
+        first.phases if alone else _summed([answer.phases for answer in answers], copies),
+        fullest=() if alone else fullest.phases,
+        stages=tuple(answer.phases for answer in answers) if len(parts) > 1 else (),
+        states={
+            "model_weights": first.weights if alone else _whole_weights(model, setup, scheme),
+            "gradients": stored(trained, scheme.gradients),
+            "master_weights": 4 * trained if scheme.master else 0,
+            "optimizer_states": int(kept.moments * scale),
+            **({"optimizer_scales": int(kept.extra * scale)} if kept.extra else {}),
+        },
+        saved_per_layer=first.saved_per_layer,
+        assumed=_assumed(setup),
+        fit=said,
+        room=room,
     )
-    return _assemble(model, setup, recipe, optimizer, profile)
 
 
-def _assemble(model: Model, setup: TrainingSetup, recipe: Recipe, optimizer: Optimizer, profile: Profile) -> Estimate:
-    share = Fraction(str(setup.trainable_parameters)) / 100
-    weights = stored(model.parameters, recipe.weights)
-    weights_part = Part(
-        "model_weights", weights, f"{model.parameters:,} parameters × {BYTES[recipe.weights]} bytes ({recipe.weights})"
-    )
+def checked(model: Model, setup: TrainingSetup) -> None:
+    """Raise InvalidSetup where a model cannot be spread as a setup says."""
+    check_tensor(model, setup.tensor_parallel)
+    layers = len(model.layers)
+    parts = setup.pipeline_parallel * (setup.virtual_stages if setup.pipeline_schedule == "interleaved" else 1)
+    if setup.pipeline_parallel > 1 and layers % parts:
+        allowed = [str(each) for each in range(1, min(layers, 4096) + 1) if layers % each == 0]
+        raise InvalidSetup(
+            f"pipeline_parallel × virtual_stages is {parts}, which does not divide the {layers} layers; "
+            f"allowed: {', '.join(allowed)}",
+            "pipeline_parallel",
+        )
+    if setup.sequence_length % setup.context_parallel:
+        raise InvalidSetup(
+            f"context_parallel {setup.context_parallel} must divide the sequence_length {setup.sequence_length}",
+            "context_parallel",
+        )
+    replicas = setup.data_parallel * setup.context_parallel * setup.tensor_parallel
+    check_expert(model, setup.expert_parallel, replicas)
+
+
+def _trained(model: Model, setup: TrainingSetup, kept: Kept) -> int:
+    """Trained parameters of the whole model."""
     if setup.lora is not None:
-        tensors: tuple[Tensor, ...] = adapter_tensors(model, setup.lora)
-        trained = sum(tensor.elements for tensor in tensors)
-        held = stored(trained, setup.lora.precision)
-        fixed = [
-            weights_part,
+        return kept.elements
+    return int(model.parameters * Fraction(str(setup.trainable_parameters)) / 100)
+
+
+def _whole_weights(model: Model, setup: TrainingSetup, scheme: Scheme) -> int:
+    held = _held(model, 0, len(model.layers), 1, 1, scheme.weights, base_recipe(setup))
+    return held.weights + held.expert_weights
+
+
+def _summed(answers: Sequence[tuple[Phase, ...]], copies: int) -> tuple[Phase, ...]:
+    """What all GPUs hold at the same moment: each stage's parts, times the GPUs of a stage."""
+    made = []
+    for name in dict.fromkeys(phase.name for phases in answers for phase in phases):
+        parts: dict[str, Part] = {}
+        for phases in answers:
+            for part in next((phase.parts for phase in phases if phase.name == name), ()):
+                before = parts.get(part.name)
+                size = part.bytes * copies + (before.bytes if before else 0)
+                parts[part.name] = Part(part.name, size, before.formula if before else f"{copies} GPUs: {part.formula}")
+        made.append(Phase(name, tuple(parts.values())))
+    return tuple(made)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One GPU of a stage."""
+
+    phases: tuple[Phase, ...]
+    weights: int
+    saved_per_layer: int
+
+
+def course_of(setup: TrainingSetup, stage: Stage, layers: int) -> Course:
+    """How a step of a settled setup runs on a stage."""
+    whole = stage.begin == 0 and stage.end == layers
+    return Course(
+        setup.gradient_checkpointing,
+        setup.activation_offload,
+        setup.loss,
+        setup.compile,
+        setup.keep_logits,
+        setup.lora is None,
+        _lingers(setup),
+        None if whole else (stage.begin, stage.end),
+        stage.waiting,
+    )
+
+
+def _lingers(setup: TrainingSetup) -> bool:
+    """Whether checkpointed inputs and their gradients stay until the backward pass is over.
+
+    Reentrant checkpoints recompute from a detached input, a leaf. FSDP1 asks for a hook on the inputs of a unit whose
+    own parameters are frozen, which keeps the leaf and its gradient until the pass ends. Runs of Mistral-7B,
+    Llama-3-8B and Llama-2-70B with adapters show it to the percent; full training and single GPUs do not have it.
+    [torch.distributed.fsdp._runtime_utils: post-backward reshard-only hooks; fms-acceleration, benchmark tables]
+    """
+    adapters = setup.lora is not None and setup.framework == "transformers" and not setup.compile
+    return adapters and setup.zero_stage == 3 and _replicas(setup) > 1
+
+
+def _stage(model: Model, setup: TrainingSetup, stage: Stage) -> Answer:
+    scheme, spread = scheme_of(setup), spread_of(setup)
+    optimizer = find_optimizer(setup.optimizer)
+    recipe = base_recipe(setup)
+    held = _held(model, stage.begin, stage.end, spread.tensor, spread.expert, scheme.weights, recipe)
+    profile = step_profile(
+        local_model(model, spread.tensor, spread.expert),
+        mode_of(model, setup),
+        course_of(setup, stage, len(model.layers)),
+    )
+    sharded = setup.zero_stage == 3 and spread.group > 1
+    width = BYTES[scheme.gradients]
+    implementation = setup.optimizer_implementation
+    kept = _kept(model, setup.lora, setup.optimizer, int(BYTES[scheme.states]), implementation)
+
+    # what is trained, on this GPU and of it what its share is
+    if setup.lora is not None:
+        dense = ceil_div(kept.elements * (stage.end - stage.begin), max(len(model.layers), 1))
+        experts = 0
+    else:
+        percent = Fraction(str(setup.trainable_parameters)) / 100
+        dense, experts = int(held.elements * percent), int(held.experts * percent)
+    trained = dense + experts
+    owned = spread.share(dense, experts)
+    states = owned if setup.zero_stage >= 1 else trained
+    gradients = owned if setup.zero_stage >= 2 else trained
+    parameters = owned if sharded else trained
+
+    if sharded:
+        weights = spread.share(held.weights - held.beside, held.expert_weights) + held.beside
+        divided = f" shared by {spread.group} GPUs"
+    else:
+        weights, divided = held.weights + held.expert_weights, ""
+    count = held.elements + held.experts
+    stored_in = recipe.name if recipe is not None else f"{BYTES[scheme.weights]} bytes ({scheme.weights})"
+    fixed = [Part("model_weights", weights, f"{count:,} parameters × {stored_in}{divided}")]
+    if setup.lora is not None:
+        precision = setup.lora.precision
+        fixed.append(
             Part(
                 "adapter_memory",
-                held,
-                f"{trained:,} adapter parameters × {BYTES[setup.lora.precision]} bytes (rank {setup.lora.rank})",
-            ),
-        ]
-        trained_width = BYTES[setup.lora.precision]
-    else:
-        tensors = tuple(model.tensors())
-        trained = int(model.parameters * share)
-        fixed = [weights_part]
-        trained_width = BYTES[recipe.weights]
-    if recipe.master:
-        fixed.append(Part("master_weights", 4 * trained, f"{trained:,} trained parameters × 4 bytes (float32 copy)"))
-    state_width = int(BYTES[recipe.states])
-    states = [optimizer.states(tensor, state_width) for tensor in tensors]
-    moments, extra = sum(each.moments for each in states), sum(each.extra for each in states)
-    resident = sum(each.resident for each in states)
-    scale = Fraction(trained, sum(tensor.elements for tensor in tensors) or 1)
-    moments, extra, resident = int(moments * scale), int(extra * scale), int(resident * scale)
-    fixed.append(
-        Part(
-            "optimizer_memory",
-            resident,
-            f"{optimizer.name}: {moments:,} bytes of state"
-            + (f" + {extra:,} of scales and float32 remainders" if extra else "")
-            + f" for {trained:,} trained parameters ({recipe.states} states)"
-            + (f", {moments + extra - resident:,} of them paged to the host" if resident < moments + extra else ""),
+                stored(parameters, precision),
+                f"{parameters:,} adapter parameters × {BYTES[precision]} bytes (rank {setup.lora.rank})",
+            )
         )
-    )
-    gradients = stored(trained, recipe.gradients)
-    gradient_formula = f"{trained:,} trained parameters × {BYTES[recipe.gradients]} bytes ({recipe.gradients})"
-    factor = (
-        Fraction(0)
-        if recipe.persistent or setup.optimizer_in_backward
-        else (BYTES[recipe.gradients] / trained_width * scale)
-    )
-    batch, length = setup.batch_size, setup.sequence_length
-    inputs = LABELS * batch * length
+    if scheme.master:
+        fixed.append(Part("master_weights", 4 * states, f"{states:,} trained parameters × 4 bytes (float32 copy)"))
+    part_of_all = Fraction(states, kept.elements or 1)
+    fixed.append(_optimizer_part(optimizer, kept, part_of_all, states, scheme))
+
+    batch, length = setup.batch_size, setup.sequence_length // setup.context_parallel
+    tokens = batch * length
+    inputs = LABELS * tokens
+    beside = _beside(setup, scheme, spread, held, trained, sharded)
+    factor = Fraction(0)
+    if not scheme.persistent and not setup.optimizer_in_backward:
+        factor = width * gradients / (profile.gradients[6] or 1)
     phases: list[Phase] = []
     for name, at in profile.phases.items():
-        passing, kept = _largest(at, batch, length, factor)
-        kept = gradients if recipe.persistent else kept
-        parts = [
-            *fixed,
-            Part("gradient_memory", kept, gradient_formula if recipe.persistent else f"those alive in {name}"),
-        ]
+        if not at:
+            continue
+        passing, fresh = _largest(at, batch, length, factor)
+        if name == "loss" and profile.chunks is not None:
+            passing += profile.chunks.bytes(tokens)
+        if scheme.persistent:
+            alive = stored(gradients, scheme.gradients)
+            said = f"{gradients:,} trained parameters × {width} bytes ({scheme.gradients})"
+        else:
+            alive, said = fresh, f"those alive in {name}"
+        parts = [*fixed, Part("gradient_memory", alive, said)]
         parts.append(
             Part("activation_memory", passing + inputs, f"largest moment of {name}: {batch} × {length} tokens")
         )
-        phases.append(Phase(name, tuple(parts)))
-    temporary = int(optimizer.temporary(tensors, state_width, setup.optimizer_implementation) * scale)
+        phases.append(Phase(name, (*parts, *beside[name])))
     step = [*fixed]
     if not setup.optimizer_in_backward:
-        step.append(Part("gradient_memory", gradients, gradient_formula))
+        size = stored(gradients, scheme.gradients)
+        step.append(
+            Part("gradient_memory", size, f"{gradients:,} trained parameters × {width} bytes ({scheme.gradients})")
+        )
     step.append(Part("activation_memory", inputs, f"ids and labels: {batch} × {length} tokens × {LABELS} bytes"))
-    step.append(
-        Part("temporary_memory", temporary, f"what a {setup.optimizer_implementation} {optimizer.name} step allocates")
-    )
-    phases.append(Phase("optimizer_step", tuple(step)))
-    return Estimate(
-        tuple(phases),
-        states={
-            "model_weights": weights,
-            "gradients": gradients,
-            "master_weights": 4 * trained if recipe.master else 0,
-            "optimizer_states": moments,
-            **({"optimizer_scales": extra} if extra else {}),
-        },
-        saved_per_layer=evaluate(profile.saved_first, batch, length),
-        assumed=_assumed(setup),
-    )
+    temporary = int(kept.temporary * part_of_all)
+    step.append(Part("temporary_memory", temporary, f"what a {implementation} {optimizer.name} step allocates"))
+    phases.append(Phase("optimizer_step", (*step, *beside["optimizer_step"])))
+    return Answer(tuple(phases), weights, evaluate(profile.saved_first, batch, length))
+
+
+def _optimizer_part(optimizer: Optimizer, kept: Kept, share: Fraction, states: int, scheme: Scheme) -> Part:
+    moments, extra, resident = (int(each * share) for each in (kept.moments, kept.extra, kept.resident))
+    said = f"{optimizer.name}: {moments:,} bytes of state"
+    if extra:
+        said += f" + {extra:,} of scales and float32 remainders"
+    said += f" for {states:,} trained parameters ({scheme.states} states)"
+    if resident < moments + extra:
+        said += f", {moments + extra - resident:,} of them paged to the host"
+    return Part("optimizer_memory", resident, said)
 
 
 def _assumed(setup: TrainingSetup) -> dict[str, object]:
-    return {
+    said: dict[str, object] = {
         "precision": setup.precision,
         "mixed_precision": setup.mixed_precision,
         "gradient_precision": setup.gradient_precision,
         "optimizer_state_precision": setup.optimizer_state_precision,
     }
+    if setup.quantization is not None:
+        said["quantization"] = setup.quantization
+    return said
+
+
+# ------------------------------------------------------------------------------------------------ communication
+
+BUCKET = 500_000_000  # elements: DeepSpeed's reduce_bucket_size and allgather_bucket_size
+
+
+def _beside(
+    setup: TrainingSetup, scheme: Scheme, spread: Spread, held: Held, trained: int, sharded: bool
+) -> dict[str, tuple[Part, ...]]:
+    """What replicas need to share work: gathered weights, unsharded gradients, buckets; by phase."""
+    made: dict[str, tuple[Part, ...]] = dict.fromkeys(("forward", "loss", "backward", "optimizer_step"), ())
+    width = BYTES[scheme.gradients]
+    if spread.group == 1:
+        if setup.optimizer_in_backward:
+            size = int(max(held.matrix, 0) * width)
+            made["backward"] = (Part("gradient_memory", size, "the largest gradient, until its parameter is stepped"),)
+        return made
+    if sharded:
+        return _gathered(setup, scheme, held, trained, made)
+    if setup.framework == "megatron":
+        return made
+    if setup.zero_stage == 0:
+        size = int(trained * width)
+        part = Part("temporary_memory", size, f"buckets of DDP: a second copy of {trained:,} gradients")
+        return dict.fromkeys(made, (part,))
+    bucket = min(BUCKET, trained)
+    part = Part("temporary_memory", int(bucket * width), f"a bucket of {bucket:,} gradients to reduce")
+    made["backward"] = (part,)
+    part = Part("temporary_memory", int(bucket * BYTES[scheme.weights]), f"a bucket of {bucket:,} weights to gather")
+    made["optimizer_step"] = (part,)
+    return made
+
+
+def _gathered(
+    setup: TrainingSetup, scheme: Scheme, held: Held, trained: int, made: dict[str, tuple[Part, ...]]
+) -> dict[str, tuple[Part, ...]]:
+    """FSDP full shard: the root (embedding, last norm, head) stays gathered from the forward to the end of the
+    backward pass, one layer is gathered in the forward pass, and in the backward pass the next one too.
+    (torch.distributed.fsdp with BACKWARD_PRE; DeepSpeed's stage 3 prefetches alike)
+    """
+    compute = 2 if scheme.autocast else int(BYTES[scheme.weights])
+    root = held.root * compute
+    unit = held.unit * compute if setup.quantization is None else held.unit_weights
+    ahead = 2 if setup.framework == "torchtitan" else 1  # FSDP2 issues the next gather before a layer runs
+    said = f"gathered: {held.root:,} parameters outside the layers"
+    made["forward"] = (Part("temporary_memory", root + ahead * unit, f"{said} and {ahead} × {held.unit:,} of a layer"),)
+    made["loss"] = (Part("temporary_memory", root, said),)
+    size, said = root + 2 * unit, f"{said} and 2 × {held.unit:,} of a layer"
+    if setup.lora is None:
+        reduced = 4 if setup.framework == "torchtitan" else 0  # reduces in float32: a copy
+        size += held.unit * (compute + reduced) + held.root * compute
+        said += ", and their gradients until they are reduced"
+    made["backward"] = (Part("temporary_memory", size, said),)
+    return made

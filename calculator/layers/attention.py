@@ -334,7 +334,7 @@ def scaled_dot_product(tape: Tape, q: Value, k: Value, v: Value, layer: Attentio
     if grouped and masked:
         k, v = _repeated(tape, k, groups, layer), _repeated(tape, v, groups, layer)
         grouped = False
-    if mode.autocast:
+    if mode.autocast or mode.attention == "flash":  # flash attention has 16-bit kernels only
         q, k, v = tape.cast(q, HALF), tape.cast(k, HALF), tape.cast(v, HALF)
     if q.dtype == HALF and not masked and layer.head_dim <= MIB_FLASH_HEAD:
         out = flash(tape, q, k, v, layer)
@@ -350,6 +350,7 @@ def flash(tape: Tape, q: Value, k: Value, v: Value, layer: Attention) -> Value:
     out = tape.new(q.elements, q.dtype)
     out.dense = q.dense
     figures = tape.new(scaled(tape.mode.queries, layer.heads), FLOAT)
+    tape.keep(out, figures)
     return tape.attach(out, (q, k, v), (q, k, v, out, figures))
 
 
@@ -363,6 +364,7 @@ def efficient(tape: Tape, q: Value, k: Value, v: Value, layer: Attention, masked
     saved.append(out)
     if tape.recording:
         saved.append(tape.new(scaled(tape.mode.queries, layer.heads), FLOAT))
+    tape.keep(*saved[-2:])
     return tape.attach(out, (q, k, v), saved)
 
 

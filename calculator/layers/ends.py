@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..tape import FLOAT, SEQUENCES, TOKENS, Node, Size, Tape, Value, scaled
+from ..tape import FLOAT, SEQUENCES, TOKENS, WIDTH, Node, Size, Tape, Value, scaled
 from ..tensors import Cut, Tensor
+from ..units import ceil_div
 from .norms import Norm
 
 
@@ -144,6 +145,86 @@ LOSS: Size = (1, 0, 0, 0, 0, 0)
 
 def _loss_gradient(tape: Tape, grads: list[Value | None], node: object) -> list[Value | None]:
     return [tape.new(link[2], link[3]) for link in node.inputs]  # type: ignore[attr-defined]
+
+
+def compiled_cross_entropy(tape: Tape, logits: Value, whole: bool) -> Value:
+    """The same under torch.compile: one kernel that keeps the logits as they are and one figure a token, and another
+    that makes their gradient, of all logits or chunk by chunk in their place. (torch 2.13.0, inductor)"""
+    figures = tape.new(TOKENS, FLOAT)
+    return tape.operate(LOSS, FLOAT, (logits,), (logits, figures), _loss_gradient if whole else _taken_over)
+
+
+def chunked_cross_entropy(tape: Tape, logits: Value) -> Value:
+    """The loss of one chunk of rows after another, in the logits' own precision.
+
+    Every chunk's log-softmax is kept; backward each becomes the gradient of its chunk. (litgpt, chunks of 128 rows;
+    torchtune makes 8 chunks, drops the logits and keeps a float32 log-softmax: as many bytes)
+    """
+    chances = tape.operate(logits.elements, logits.dtype, (logits,), (), _taken_over, save_output=True)
+    return tape.operate(LOSS, FLOAT, (chances,), (chances,), _taken_over)
+
+
+def _taken_over(tape: Tape, grads: list[Value | None], node: Node) -> list[Value | None]:
+    """A gradient that takes the place of what was saved, chunk by chunk."""
+    storage = node.saved[0]
+    return [None if link is None else Value(link[2], link[3], storage) for link in node.inputs]
+
+
+def fused_cross_entropy(tape: Tape, x: Value, head: Head) -> Value:
+    """Liger's fused linear cross entropy: the forward pass runs over chunks of rows and makes the gradients of the
+    hidden states and of the matrix at once; the logits of one chunk are there at a time (`Chunks`).
+    """
+    into = head.projected or head.width
+    weight = tape.parameter(into * head.vocabulary)
+    made = [tape.new(x.elements, x.dtype)] if x.node is not None else []
+    if weight.node is not None:
+        made.append(tape.new(weight.elements, weight.dtype))
+    losses = tape.new(TOKENS, FLOAT)
+    loss = tape.operate(LOSS, FLOAT, (x, weight), made, _made_before)
+    del losses
+    return loss
+
+
+def _made_before(tape: Tape, grads: list[Value | None], node: Node) -> list[Value | None]:
+    """Gradients that the forward pass made."""
+    waiting = list(node.saved)
+    return [None if link is None else Value(link[2], link[3], waiting.pop(0)) for link in node.inputs]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """What one chunk of rows takes while a chunked or fused loss runs over it.
+
+    row    bytes of a row
+    parts  chunks that all rows are divided into
+    even   whether their size is rounded up to a power of two
+    """
+
+    row: int
+    parts: int
+    even: bool
+
+    def bytes(self, tokens: int) -> int:
+        """Bytes of one chunk of so many rows.
+
+        >>> Chunks(row=10, parts=8, even=True).bytes(72)
+        160
+        """
+        rows = ceil_div(tokens, self.parts)
+        if self.even:
+            rows = min(1 << (rows - 1).bit_length(), tokens)
+        return rows * self.row
+
+
+def chunks_of(loss: str, head: Head, dtype: str) -> Chunks | None:
+    """The chunks of a loss: Liger's are as many as the vocabulary is times as wide as the hidden states, and hold
+    logits and the gradient of the rows; others are eight, with two gradients of the logits each."""
+    if loss == "fused":
+        into = head.projected or head.width
+        return Chunks((head.vocabulary + into) * WIDTH[dtype], ceil_div(head.vocabulary, into), True)
+    if loss == "chunked":
+        return Chunks(2 * head.vocabulary * WIDTH[dtype], 8, False)
+    return None
 
 
 __all__ = ["LOSS", "SEQUENCES", "TOKENS", "Embedding", "Head", "cross_entropy", "scaled"]

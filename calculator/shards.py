@@ -1,0 +1,154 @@
+"""Cutting a model over GPUs: what each of them holds, which layers a pipeline stage has, and what must divide what.
+
+A tensor says how far it can be cut (`Tensor.held`). A layer is cut by giving it its share of heads, of the
+feed-forward width and of the experts: its forward program is then the one a single GPU runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from .errors import InvalidSetup
+from .layers.blocks import Block
+from .model import Model
+from .tensors import Cut, Tensor
+from .units import ceil_div
+
+HEADS = ("heads", "kv_heads", "value_heads", "key_heads", "groups")
+WIDTHS = ("intermediate", "shared_intermediate")
+TRAVELLING = ("mixer", "feed_forward", "shared", "dense", "expert", "experts_layer")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One pipeline stage: its layers from `begin` to before `end`, and how many micro batches wait beside one."""
+
+    begin: int
+    end: int
+    waiting: int = 0
+
+
+def local_layer(layer: Any, tensor: int, expert: int = 1) -> Any:
+    """The part of a layer that one GPU runs. Key heads fewer than GPUs are copied, never split."""
+    if tensor == 1 and expert == 1:
+        return layer
+    return _local(layer, tensor, expert)
+
+
+@lru_cache(maxsize=4096)
+def _local(layer: Any, tensor: int, expert: int) -> Any:
+    changes: dict[str, Any] = {}
+    for each in fields(layer):
+        value = getattr(layer, each.name)
+        if each.name in HEADS + WIDTHS and isinstance(value, int) and value:
+            changes[each.name] = ceil_div(value, tensor)
+        elif each.name == "experts" and isinstance(value, int) and value:
+            changes[each.name] = ceil_div(value, expert)
+        elif is_dataclass(value) and not isinstance(value, type):
+            changes[each.name] = local_layer(value, tensor, expert)
+    return replace(layer, **{name: value for name, value in changes.items() if value != getattr(layer, name)})
+
+
+@lru_cache(maxsize=512)
+def local_model(model: Model, tensor: int, expert: int = 1) -> Model:
+    """The model as one GPU of a tensor- and expert-parallel group runs it."""
+    if tensor == 1 and expert == 1:
+        return model
+    return replace(
+        model,
+        layers=tuple(local_layer(layer, tensor, expert) for layer in model.layers),
+        embedding=replace(model.embedding, vocabulary=ceil_div(model.embedding.vocabulary, tensor)),
+        head=replace(model.head, vocabulary=ceil_div(model.head.vocabulary, tensor)),
+    )
+
+
+def stage_tensors(model: Model, begin: int, end: int) -> Iterator[Tensor]:
+    """What a stage with those layers stores; a tied table is on the first stage and again on the last."""
+    if begin == 0:
+        yield from model.embedding.tensors()
+        for tower in model.towers:
+            yield from tower.tensors()
+    for layer in model.layers[begin:end]:
+        yield from layer.tensors()
+    if end == len(model.layers):
+        if model.head.tied and begin > 0:
+            yield next(iter(model.embedding.tensors()))
+        yield from model.head.tensors()
+
+
+def stages(model: Model, ways: int, schedule: str = "1f1b", virtual: int = 1, micro_batches: int = 1) -> list[Stage]:
+    """The stages of a pipeline, the first first. [arXiv:2104.04473]
+
+    With one forward, one backward, stage i of p holds at most p - i micro batches. Interleaved with v parts a stage,
+    the first holds 1 + (p - 1) / (p · v) times the layers of p.
+    """
+    count = len(model.layers)
+    if ways == 1:
+        return [Stage(0, count)]
+    made = []
+    for index in range(ways):
+        begin, end = index * count // ways, (index + 1) * count // ways
+        flying = ways - index
+        if schedule == "interleaved" and virtual > 1:
+            flying = flying + ceil_div(ways - index - 1, virtual)
+        made.append(Stage(begin, end, min(flying, micro_batches) - 1))
+    return made
+
+
+def check_divides(amount: int, ways: int, what: str, field: str, beside: str = "") -> None:
+    """Raise InvalidSetup, naming the ways that do divide, unless `ways` divides `amount`."""
+    if amount % ways:
+        most = [str(each) for each in range(1, min(amount, 4096) + 1) if amount % each == 0]
+        raise InvalidSetup(f"{field} {ways} does not divide {what}{beside}; allowed: {', '.join(most)}", field)
+
+
+def check_tensor(model: Model, ways: int) -> None:
+    """Heads and feed-forward widths must divide; key heads must divide or be divided."""
+    if ways == 1:
+        return
+    for layer in model.distinct:
+        for part in _parts(layer):
+            for name in HEADS + WIDTHS:
+                amount = getattr(part, name, 0)
+                if not isinstance(amount, int) or not amount:
+                    continue
+                if name == "kv_heads" and ways % amount == 0:
+                    continue
+                said = "key-value heads" if name == "kv_heads" else name.replace("_", " ")
+                check_divides(
+                    amount, ways, f"the {amount} {said}" if name in HEADS else f"a width of {amount}", "tensor_parallel"
+                )
+
+
+def _parts(layer: Block) -> Iterator[Any]:
+    yield layer
+    for each in fields(layer):
+        value = getattr(layer, each.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            yield from _parts(value)  # type: ignore[arg-type]
+
+
+def check_expert(model: Model, ways: int, group: int) -> None:
+    """Experts are dealt out over GPUs that hold replicas: their number and the group must divide."""
+    if ways == 1:
+        return
+    counts = {tensor.experts for layer in model.distinct for tensor in layer.tensors() if tensor.experts}
+    if not counts:
+        raise InvalidSetup("expert_parallel needs a model with routed experts: leave it at 1", "expert_parallel")
+    for count in counts:
+        check_divides(count, ways, f"the {count} experts of a layer", "expert_parallel")
+    check_divides(
+        group,
+        ways,
+        f"the {group} GPUs of data_parallel × context_parallel × tensor_parallel",
+        "expert_parallel",
+        " that it deals experts over",
+    )
+
+
+def is_expert(tensor: Tensor) -> bool:
+    """Whether expert parallelism deals the tensor out."""
+    return tensor.cut is Cut.EXPERT

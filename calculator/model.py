@@ -45,6 +45,7 @@ class Model:
     distances    heads whose scores get distances added that are made once for all layers (ALiBi)
     float_tables whether rotary tables stay in float32
     idle_mask    whether a mask of windows is made that no layer uses (Qwen2-MoE)
+    batched_tables whether each sequence has rotary tables of its own (positions of text, rows and columns)
     beside       further tensors that every layer sees: (name, elements, dtype or None for that of the weights)
     mask_filled  whether the eager mask is boolean and fills scores, so that each layer keeps it
     holds_outputs whether attention weights that a layer hands back live until the next is through
@@ -71,6 +72,7 @@ class Model:
     distances: int = 0
     float_tables: bool = False
     idle_mask: bool = False
+    batched_tables: bool = False
     beside: tuple[tuple[str, Size, str | None], ...] = ()
     mask_filled: bool = False
     holds_outputs: bool = False

@@ -78,7 +78,8 @@ def settled(model: Model, mode: Mode) -> Mode:
 def shared_tables(model: Model, mode: Mode) -> Shared:
     """Rotary tables and masks as every layer sees them: name, elements, dtype."""
     dtype = FLOAT if model.float_tables else mode.hidden
-    made = [(name, scaled(mode.query_positions, width), dtype) for name, width in model.tables]
+    rows = mode.queries if model.batched_tables else mode.query_positions
+    made = [(name, scaled(rows, width), dtype) for name, width in model.tables]
     made += [(name, size, kind or mode.hidden) for name, size, kind in model.beside]
     exceeded = [window for window in model.windows if window in mode.exceeded]
     if mode.attention == "eager":

@@ -22,6 +22,7 @@ from .others import READERS as OTHERS
 from .phi import READERS as PHI
 from .state_space import READERS as STATE_SPACE
 from .table import Reader
+from .vision import READERS as VISION
 
 READERS: dict[str, Reader] = {
     **EARLY,
@@ -35,6 +36,7 @@ READERS: dict[str, Reader] = {
     **OTHERS,
     **PHI,
     **STATE_SPACE,
+    **VISION,
 }
 
 

@@ -263,3 +263,18 @@ class ScaledBlock(Block):
         x = self.norms[1].forward(tape, x)
         x = self.feed_forward.forward(tape, x)
         return tape.add(residual, tape.scale(x))
+
+
+@dataclass(frozen=True, slots=True)
+class IdleBlock(Block):
+    """A layer that a text-only step skips: it stores its tensors, and hands on what it is given."""
+
+    stored: tuple[Tensor, ...] = ()
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Everything the layer stores."""
+        return self.stored
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """What came in."""
+        return x

@@ -16,7 +16,7 @@ from .model import Model
 from .parallel import placement_of
 from .precisions import BYTES
 from .quantization import find_recipe
-from .setup import InferenceSetup, Options
+from .setup import InferenceSetup
 from .units import gib
 
 POOLED = ("vllm", "sglang")  # engines that take their share of a GPU in advance
@@ -56,11 +56,6 @@ def _caches_in_fp8(model: Model, setup: InferenceSetup) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _named_recipe(name: str, options: Options) -> Recipe:
-    return find_recipe(name, dict(options))
-
-
-@lru_cache(maxsize=1024)
 def _own_recipe(model: Model) -> Recipe:
     assert model.quantization is not None
     return recipe_of(model.quantization, model.config)
@@ -69,7 +64,7 @@ def _own_recipe(model: Model) -> Recipe:
 def recipe_for(model: Model, setup: InferenceSetup) -> Recipe | None:
     """The checkpoint format of a request: what it says, else the configuration's own, None for a plain precision."""
     if setup.quantization is not None:
-        return _named_recipe(setup.quantization, setup.quantization_options)
+        return find_recipe(setup.quantization, dict(setup.quantization_options))
     if setup.precision is None and model.quantization is not None:
         return _own_recipe(model)
     return None
@@ -94,11 +89,6 @@ class Asked:
     assumed: dict[str, Any]
 
 
-@lru_cache(maxsize=2048)
-def _options(engine: Engine, said: Options, version: str | None) -> tuple[dict[str, Any], tuple[int, ...]]:
-    return engine.read_options(dict(said)), engine.read_version(version)
-
-
 def asked(model: Model, said: InferenceSetup) -> Asked:
     """The question with all defaults, and what they were."""
     engine = find_engine(said.engine)
@@ -112,7 +102,8 @@ def asked(model: Model, said: InferenceSetup) -> Asked:
         assumed |= _echoed(model)
     if said.engine is None:
         return Asked(Question(model, setup, recipe, placement), engine, assumed)
-    options, version = _options(engine, said.engine_options, said.engine_version)
+    # read anew each time: a cache would take true for 1
+    options, version = engine.read_options(dict(said.engine_options)), engine.read_version(said.engine_version)
     question = Question(model, setup, recipe, placement, options, version)
     if engine.settle is not None:
         question = engine.settle(question)

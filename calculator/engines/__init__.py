@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from ..errors import UnknownName, nearest
 from .arithmetic import BARE
 from .base import Engine
+from .sglang import SGLANG
 from .transformers import TRANSFORMERS
+from .vllm import VLLM
 
-ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (TRANSFORMERS,)}
+ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (TRANSFORMERS, VLLM, SGLANG)}
 
 
 def find_engine(name: str | None) -> Engine:

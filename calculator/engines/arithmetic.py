@@ -88,6 +88,13 @@ def cache_at(question: Question, stage: int, tokens: int) -> Part:
     return Part("kv_cache", grown + state, formula + (f" + {state:,} bytes of state" if state else ""))
 
 
+def needed_cache(question: Question, stage: int) -> tuple[int, int]:
+    """Bytes of the cache by arithmetic on one GPU: what grows with tokens, and states."""
+    setup = question.setup
+    state = setup.batch_size * states_held(question.model, question.placement, stage, question.width)
+    return cache_at(question, stage, setup.sequence_length).bytes - state, state
+
+
 def share(question: Question, stage: int, loading: Loading = PLAIN) -> Share:
     """One GPU by arithmetic alone."""
     model, setup, placement = question.model, question.setup, question.placement

@@ -113,21 +113,49 @@ _FUSED = {
 }
 
 
-def rounding(sizes: Iterable[tuple[Tensor, int | None, int]], loading: Loading) -> int:
-    """Bytes that the allocator adds to tensors of these sizes (tensor, its layer, bytes)."""
+def tensors_made(sizes: Iterable[tuple[Tensor, int | None, int]], loading: Loading) -> Iterator[tuple[int, int]]:
+    """Bytes of each tensor an engine makes of a checkpoint's (tensor, its layer, bytes), and how many are alike."""
     together: dict[tuple[str, int | None], int] = {}
-    added = 0
     for tensor, layer, size in sizes:
         name = _FUSED.get(tensor.role) if loading.fused else None
         if name is not None and tensor.linear:
             together[name, layer] = together.get((name, layer), 0) + size
-        elif tensor.experts and loading.apart:
-            each = size // tensor.experts
-            added += (block(each) - each) * tensor.experts
         else:
-            each = size // tensor.count
-            added += (block(each) - each) * tensor.count
-    return added + sum(block(size) - size for size in together.values())
+            count = tensor.experts if tensor.experts and loading.apart else tensor.count
+            yield size // count, count
+    for size in together.values():
+        yield size, 1
+
+
+def rounding(sizes: Iterable[tuple[Tensor, int | None, int]], loading: Loading) -> int:
+    """Bytes that the allocator's blocks are larger than tensors of these sizes."""
+    return sum((block(size) - size) * count for size, count in tensors_made(sizes, loading))
+
+
+POOLED = 20 * MIB  # the segment that tensors from 1 to 10 MiB share
+LEAST = 2 * MIB  # the segment that tensors up to 1 MiB share
+
+
+def segments(sizes: Iterable[tuple[int, int]]) -> int:
+    """Bytes of the driver that the allocator holds for tensors of these sizes, made one after the other: segments of
+    their own from 10 MiB on, below that the best fit in shared ones."""
+    total = small = 0
+    free: list[int] = []
+    for size, count in sizes:
+        for _ in range(count):
+            if size <= SPLIT:
+                small += round_up(size, 512)
+                continue
+            fitting = [rest for rest in free if rest >= size]
+            if fitting:
+                rest = min(fitting)
+                free.remove(rest)
+            else:
+                rest = POOLED if size < LARGE else round_up(size, SEGMENT)
+                total += rest
+            if rest - size > SPLIT:
+                free.append(rest - size)
+    return total + round_up(small, LEAST)
 
 
 @lru_cache(maxsize=4096)
@@ -142,20 +170,41 @@ def weights_held(
     """Bytes of the weights on one GPU of a stage."""
     if recipe is None and placement == ALONE and loading == PLAIN:
         return stored(model.parameters, precision)
-    facts = facts_of(model)
     elements = 0
-    sizes: list[tuple[Tensor, int | None, int]] = []
-    for tensor, layer in stage_tensors(model, placement.pipeline, stage, loading):
-        held = placement.held(tensor, padded(tensor, loading.vocabulary))
-        elements += held
-        size = stored(held, precision) if recipe is None else recipe.bytes(tensor, layer, facts, held)
-        sizes.append((tensor, layer, size))
+    sizes = _sizes(model, recipe, precision, placement, stage, loading)
+    if recipe is None:
+        for tensor, _ in stage_tensors(model, placement.pipeline, stage, loading):
+            elements += placement.held(tensor, padded(tensor, loading.vocabulary))
     added = rounding(sizes, loading) if loading.allocator and model.stated is None else 0
     if recipe is not None:
         return sum(size for _, _, size in sizes) + added
     if model.stated is not None:  # sizes stand for as many parameters as were said
         elements = ceil_div(elements * model.stated, sum(tensor.elements for tensor in model.tensors()))
     return stored(elements, precision) + added
+
+
+def _sizes(
+    model: Model, recipe: Recipe | None, precision: str, placement: Placement, stage: int, loading: Loading
+) -> list[tuple[Tensor, int | None, int]]:
+    facts = facts_of(model)
+    sizes: list[tuple[Tensor, int | None, int]] = []
+    for tensor, layer in stage_tensors(model, placement.pipeline, stage, loading):
+        held = placement.held(tensor, padded(tensor, loading.vocabulary))
+        size = stored(held, precision) if recipe is None else recipe.bytes(tensor, layer, facts, held)
+        sizes.append((tensor, layer, size))
+    return sizes
+
+
+@lru_cache(maxsize=4096)
+def weights_reserved(
+    model: Model, recipe: Recipe | None, precision: str, placement: Placement, stage: int, loading: Loading
+) -> int:
+    """Bytes that the driver counts for the weights on one GPU of a stage: whole segments of the allocator."""
+    held = weights_held(model, recipe, precision, placement, stage, loading)
+    if model.stated is not None:
+        return held
+    sizes = _sizes(model, recipe, precision, placement, stage, loading)
+    return max(held, segments(tensors_made(sizes, loading)))
 
 
 @lru_cache(maxsize=512)

@@ -104,7 +104,7 @@ def asked(model: Model, said: InferenceSetup) -> Asked:
         return Asked(Question(model, setup, recipe, placement), engine, assumed)
     # read anew each time: a cache would take true for 1
     options, version = engine.read_options(dict(said.engine_options)), engine.read_version(said.engine_version)
-    question = Question(model, setup, recipe, placement, options, version)
+    question = Question(model, setup, recipe, placement, options, version, said.kv_cache_precision)
     if engine.settle is not None:
         question = engine.settle(question)
     assumed["engine_version"] = engine.versions[0]

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from ..errors import UnknownName, nearest
 from .arithmetic import BARE
 from .base import Engine
+from .llama_cpp import LLAMA_CPP
 from .sglang import SGLANG
 from .transformers import TRANSFORMERS
 from .vllm import VLLM
 
-ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (TRANSFORMERS, VLLM, SGLANG)}
+ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (TRANSFORMERS, VLLM, SGLANG, LLAMA_CPP)}
 
 
 def find_engine(name: str | None) -> Engine:

@@ -76,6 +76,7 @@ class Question:
     recipe     the checkpoint's format, None where every parameter has `setup.precision`
     options    all of the engine's, defaults included; None where one follows from elsewhere
     version    as numbers
+    asked_cache  kv_cache_precision as the request said it
     """
 
     model: Model
@@ -84,6 +85,7 @@ class Question:
     placement: Placement
     options: Mapping[str, Value] = field(default_factory=lambda: MappingProxyType({}))
     version: Version = ()
+    asked_cache: str | None = None
 
     @property
     def width(self) -> int:

@@ -44,15 +44,19 @@ PLAIN = Loading()
 
 
 @lru_cache(maxsize=4096)
-def layers_of(model: Model, pipeline: int, stage: int) -> dict[Block, int]:
-    """Each different layer of a stage, and how many of it there are."""
-    if pipeline == 1:
-        return model.distinct
-    first, last = stage_ends(len(model.layers), pipeline)[stage]
+def layers_between(model: Model, first: int, last: int) -> dict[Block, int]:
+    """Each different layer of a range, and how many of it there are."""
     counts: dict[Block, int] = {}
     for layer in model.layers[first:last]:
         counts[layer] = counts.get(layer, 0) + 1
     return counts
+
+
+def layers_of(model: Model, pipeline: int, stage: int) -> dict[Block, int]:
+    """The same for a stage."""
+    if pipeline == 1:
+        return model.distinct
+    return layers_between(model, *stage_ends(len(model.layers), pipeline)[stage])
 
 
 def stage_tensors(

@@ -41,6 +41,7 @@ class Model:
     default_precision  dtype of the published checkpoint
     quantization  the `quantization_config` of the configuration, if it has one
     sdpa         whether transformers offers scaled_dot_product_attention for it; eager otherwise
+    buffers      bytes of tables that layers hold beside their parameters
     masked       whether sdpa is handed a mask even where no window asks for one
     distances    heads whose scores get distances added that are made once for all layers (ALiBi)
     float_tables whether rotary tables stay in float32
@@ -69,6 +70,7 @@ class Model:
     held_embedding: bool = True
     sdpa: bool = True
     masked: bool = False
+    buffers: int = 0
     distances: int = 0
     float_tables: bool = False
     idle_mask: bool = False

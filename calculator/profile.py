@@ -81,6 +81,10 @@ def shared_tables(model: Model, mode: Mode) -> Shared:
     rows = mode.queries if model.batched_tables else mode.query_positions
     made = [(name, scaled(rows, width), dtype) for name, width in model.tables]
     made += [(name, size, kind or mode.hidden) for name, size, kind in model.beside]
+    if model.embedding.positions_each:  # with the ones that the positions are summed from
+        made += [("position_ids", TOKENS, LONG), ("position_mask", TOKENS, FLOAT)]
+    else:
+        made.append(("position_ids", mode.query_positions, LONG))
     exceeded = [window for window in model.windows if window in mode.exceeded]
     if mode.attention == "eager":
         if None in model.reaches and not model.distances:
@@ -171,11 +175,13 @@ class Start:
 
     beside   held besides the embedding's output
     output   the embedding's output where it is held too
+    asks     whether the embedding's output needs a gradient
     """
 
     trace: Trace
     beside: Moment
     output: Moment
+    asks: bool
 
 
 @lru_cache(maxsize=1024)
@@ -184,7 +190,7 @@ def _embedding(model: Model, mode: Mode, asked: bool = False) -> Start:
     tape.asked = asked
     tape.moments = [SILENCE]
     x = model.embedding.forward(tape)
-    forward, node = front(tape.moments), x.node
+    forward, node, asks = front(tape.moments), x.node, x.node is not None
     size, dtype, inside = x.elements, x.dtype, x.storage
     whole = together(scaled(size, WIDTH[dtype]))
     output = whole if any(each.storage is inside for each in tape.held) else SILENCE
@@ -198,7 +204,7 @@ def _embedding(model: Model, mode: Mode, asked: bool = False) -> Start:
     if not model.held_embedding:
         beside = output = SILENCE
     if not mode.training or not isinstance(node, Node):
-        return Start(Trace(forward, saved), beside, output)
+        return Start(Trace(forward, saved), beside, output, asks)
     tape.moments = []
     node.buffer[0] = tape.new(size, dtype)
     tape.run()
@@ -207,7 +213,7 @@ def _embedding(model: Model, mode: Mode, asked: bool = False) -> Start:
         moments.append(together(tape.live, (0, 0, 0, 0, 0, 0, _table(model, mode))))
     del node
     gradients = together(SILENCE, *(storage.bytes for storage in tape.gradients))
-    return Start(Trace(forward, saved, front(moments), gradients), beside, output)
+    return Start(Trace(forward, saved, front(moments), gradients), beside, output, asks)
 
 
 def _table(model: Model, mode: Mode) -> int:
@@ -281,10 +287,11 @@ def step_profile(model: Model, mode: Mode, course: Course) -> Profile:
     first, last_stage = begin == 0, end == len(model.layers)
     # peft and transformers ask the embedding's output for a gradient where layers are checkpointed
     asked = mode.frozen and course.checkpointing != "none"
-    start = _embedding(model, mode, asked) if first else Start(Trace(()), SILENCE, SILENCE)
-    held = together(start.trace.saved, _bytes(shared))
+    start = _embedding(model, mode, asked) if first else Start(Trace(()), SILENCE, SILENCE, True)
+    buffers = together((model.buffers * (end - begin) // max(len(model.layers), 1), 0, 0, 0, 0, 0))
+    held = together(start.trace.saved, _bytes(shared), buffers)
     traces = [run(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)[begin:end]]
-    if first and not (course.first_input_grad or asked) and traces:
+    if first and not (course.first_input_grad or start.asks) and traces:
         traces[0] = run(model.layers[0], _without_input_gradient(mode), width, dtype, shared)
     stashed = _stash(traces) if course.offloaded else SILENCE
 
@@ -333,7 +340,7 @@ def step_profile(model: Model, mode: Mode, course: Course) -> Profile:
         backward.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.backward))
         gradients = together(gradients, each.gradients)
     if first:
-        last += [together(gradients, moment) for moment in start.trace.backward]
+        last += [together(gradients, buffers, moment) for moment in start.trace.backward]
         gradients = together(gradients, start.trace.gradients)
         if tail and model.head.tied and not mode.frozen:  # the head's and the embedding's gradient become one
             gradients = less(gradients, (0, 0, 0, 0, 0, 0, _table(model, mode)))
@@ -350,12 +357,15 @@ def step_profile(model: Model, mode: Mode, course: Course) -> Profile:
     )
 
 
+NOT_HANDED = ("idle_mask", "position_mask")  # what the model makes and no layer is handed
+
+
 def _first_users(traces: Sequence[Trace], shared: Shared, checkpointed: bool) -> dict[int, list[Size]]:
     """Tables and masks by the first layer that needs them: they go once its backward pass is over."""
     gone: dict[int, list[Size]] = {}
     for name, size, dtype in shared:
         needs = [name in (each.uses if checkpointed else each.saves) for each in traces]
-        if any(needs) or (checkpointed and name != "idle_mask"):
+        if any(needs) or (checkpointed and name not in NOT_HANDED):
             gone.setdefault(needs.index(True) if any(needs) else 0, []).append(scaled(size, WIDTH[dtype]))
     return gone
 
@@ -390,7 +400,7 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
     start = _embedding(model, mode)
     held = together(_bytes(shared), start.beside)
     traces = [trace(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)]
-    others = together(SILENCE, *(each.before for each in traces))
+    others = together((model.buffers, 0, 0, 0, 0, 0), *(each.before for each in traces))
     whole = [together(others, moment) for moment in start.trace.forward]
     moments: dict[int, list[tuple[Moment, ...]]] = {}
     for index, each in enumerate(traces):
@@ -411,7 +421,7 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
     logits = model.head.logits(tape, x, rows if all_logits and mode.step != "decode" else SEQUENCES)
     whole += [together(others, moment) for moment in tape.moments]
     del x, logits
-    return Profile({mode.step: front(whole)}, cached=others)
+    return Profile({mode.step: front(whole)}, cached=less(others, together((model.buffers, 0, 0, 0, 0, 0))))
 
 
 __all__ = ["FLOAT", "HALF", "Profile", "Value", "inference_profile", "training_profile"]

@@ -588,10 +588,18 @@ class Tape:
         """Heads before positions, or back: a view whose memory is in the other order."""
         return self.view(a, dense=dense)
 
-    def embed(self, rows: Size, vocabulary: int, width: int, trained: bool | None = None) -> Value:
-        """Rows looked up in a table; the gradient is a whole table."""
+    def embed(
+        self,
+        rows: Size,
+        vocabulary: int,
+        width: int,
+        trained: bool | None = None,
+        indices: Value | None = None,
+    ) -> Value:
+        """Rows looked up in a table; the gradient is a whole table. `indices` are saved where they are no input."""
         table = self.parameter(vocabulary * width, trained)
-        return self.operate(scaled(rows, width), table.dtype, (table,), (), _fresh_input)
+        saved = (indices,) if indices is not None and table.node is not None else ()
+        return self.operate(scaled(rows, width), table.dtype, (table,), saved, _fresh_input)
 
     # ------------------------------------------------------------------ running backward
 

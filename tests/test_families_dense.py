@@ -16,7 +16,7 @@ from calculator.trace import trace
 LENGTH, SEQUENCES = 256, 2
 SMALL = 64  # bytes: random states of flash attention's dropout
 IDS = 8 * LENGTH * SEQUENCES
-BESIDE = 8 * LENGTH + 4_096  # bytes: position ids, frequencies of rotary tables, scalars
+BESIDE = 4_096  # bytes: frequencies of rotary tables, scalars
 
 MODES = {
     "bf16": Mode(),
@@ -70,6 +70,10 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("phi3_part", {"partial_rotary_factor": 2.0}, "partial_rotary_factor"),
     ("starcoder2", {"hidden_size": 385}, "hidden_size"),
     ("falcon40", {"num_kv_heads": 4}, "num_attention_heads"),
+    ("gpt2", {"n_head": 5}, "n_embd"),
+    ("gptj", {"rotary_dim": 65}, "rotary_dim"),
+    ("gpt_neox", {"rotary_pct": 0}, "partial_rotary_factor"),
+    ("opt", {"num_attention_heads": 7}, "hidden_size"),
 ]
 
 

@@ -13,6 +13,7 @@ from .early import READERS as EARLY
 from .experts import READERS as EXPERTS
 from .fields import Fields
 from .gemma import READERS as GEMMA
+from .gpt import READERS as GPT
 from .kin import READERS as KIN
 from .latent import READERS as LATENT
 from .linear_attention import READERS as LINEAR_ATTENTION
@@ -33,6 +34,7 @@ READERS: dict[str, Reader] = {
     **LINEAR_ATTENTION,
     **LLAMA,
     **OLMO,
+    **GPT,
     **OTHERS,
     **PHI,
     **STATE_SPACE,

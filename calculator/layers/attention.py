@@ -42,6 +42,7 @@ class Attention:
     turned_norms whether q and k are normed as heads before positions, once v is there too
     tables       names of the rotary tables it turns by
     turned_type  whether what is rotated goes back to the dtype it had (tables in float32)
+    low_softmax  whether the softmax runs in the dtype of the scores (GPT-2)
     output_dropout   rate on what the output matrix gives, while training
     """
 
@@ -70,6 +71,7 @@ class Attention:
     tables: tuple[str, str] = ("cos", "sin")
     turned_type: bool = False
     output_dropout: float = 0.0
+    low_softmax: bool = False
 
     # ------------------------------------------------------------------ what it stores
 
@@ -294,7 +296,11 @@ def eager(tape: Tape, q: Value, k: Value, v: Value, layer: Attention) -> Value:
     mask = tape.shared.get(mask_of(layer.window))
     if mask is not None:
         weights = tape.add(weights, mask)
-    weights = tape.cast(tape.softmax(tape.cast(weights, FLOAT)), q.dtype)
+    if layer.low_softmax:
+        weights = tape.softmax(weights)
+        weights = tape.cast(weights, v.dtype)
+    else:
+        weights = tape.cast(tape.softmax(tape.cast(weights, FLOAT)), q.dtype)
     weights = tape.dropout(weights, layer.dropout)
     tape.lingering.append(weights)  # handed back to the decoder layer, whose local variable holds them
     out = tape.matmul(weights, value, q.elements)

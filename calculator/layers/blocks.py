@@ -112,3 +112,30 @@ class SandwichBlock(Block):
         x = self.feed_forward.forward(tape, x)  # type: ignore[union-attr]
         x = self.norms[3].forward(tape, x)
         return tape.add(residual, x)
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelBlock(Block):
+    """Attention and feed-forward side by side on one norm: Phi, GPT-J, Cohere, StableLM 2 12B.
+
+    residual_first   whether the sum begins with the input, else with what the two gave
+    dropout          rate on what the feed-forward layer gives, and the attention too where `both`
+    """
+
+    residual_first: bool = False
+    dropout: float = 0.0
+    both: bool = False
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """With the local variables of transformers' PhiDecoderLayer.forward or CohereDecoderLayer.forward."""
+        assert self.mixer is not None and self.feed_forward is not None
+        residual = x
+        x = self.norms[0].forward(tape, x)
+        attended = self.mixer.forward(tape, x)
+        if self.both:
+            attended = tape.dropout(attended, self.dropout)
+        made = self.feed_forward.forward(tape, x)
+        made = tape.dropout(made, self.dropout)
+        if self.residual_first:
+            return tape.add(tape.add(residual, attended), made)
+        return tape.add(tape.add(attended, made), residual)

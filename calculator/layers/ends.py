@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..tape import FLOAT, SEQUENCES, TOKENS, WIDTH, Node, Size, Tape, Value, scaled
+from ..tape import FLOAT, LONG, SEQUENCES, TOKENS, WIDTH, Node, Size, Tape, Value, scaled
 from ..tensors import Cut, Tensor
 from ..units import ceil_div
 from .norms import Norm
@@ -17,6 +17,7 @@ class Embedding:
     width      of the table
     projected  width of the hidden states where a matrix follows the table (opt-350m), else 0
     positions  rows of a learned table of positions, 0 if there is none
+    positions_each  whether every sequence looks its positions up for itself (OPT)
     types      rows of a table of token types (BERT)
     norm       after the sum, where a family has one
     scaled     whether the rows are multiplied by a constant (Gemma, Granite)
@@ -29,6 +30,7 @@ class Embedding:
     name: str = "embed_tokens"
     positions: int = 0
     position_name: str = "embed_positions"
+    positions_each: bool = False
     types: int = 0
     norm: Norm | None = None
     projected: int = 0
@@ -46,7 +48,7 @@ class Embedding:
         if self.types:
             made.append(Tensor("token_type_embeddings.weight", (self.types, width), "embedding", "position"))
         if self.projected:
-            made.append(Tensor("project_in.weight", (self.projected, width), "embedding", "other", True))
+            made.append(Tensor("project_in.weight", (self.projected, width), "other", "other", True))
         if self.norm is not None:
             made += self.norm.tensors()
         return tuple(made)
@@ -62,10 +64,13 @@ class Embedding:
         positions = None
         if self.positions:
             wide = self.projected or self.width
-            positions = tape.embed(tape.mode.query_positions, self.positions, wide)
+            asked = rows if self.positions_each else tape.mode.query_positions
+            indices = tape.new(asked, LONG)
+            positions = tape.embed(asked, self.positions, wide, indices=indices)
+            del indices
             tape.held.append(positions)
         if self.projected:
-            x = tape.linear(x, self.width, self.projected)
+            x = tape.linear(x, self.width, self.projected, module="project_in")
         if self.dropout_first:
             x = tape.dropout(x, self.dropout)
         tape.held.append(x)
@@ -104,7 +109,7 @@ class Head:
         made = list(self.norm.tensors()) if self.norm is not None else []
         into = self.projected or self.width
         if self.projected:
-            made.append(Tensor("project_out.weight", (self.projected, self.width), "embedding", "other", True))
+            made.append(Tensor("project_out.weight", (self.projected, self.width), "other", "other", True))
         if not self.tied:
             rows = self.vocabulary
             made.append(Tensor(f"{self.name}.weight", (rows, into), "lm_head", "output", True, Cut.TENSOR, rows))
@@ -117,7 +122,7 @@ class Head:
         if self.norm is not None:
             x = self.norm.forward(tape, x)
         if self.projected:
-            x = tape.linear(x, self.width, self.projected)
+            x = tape.linear(x, self.width, self.projected, module="project_out")
         return x
 
     def logits(self, tape: Tape, x: Value, rows: Size) -> Value:

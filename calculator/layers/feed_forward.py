@@ -20,9 +20,7 @@ def activate(tape: Tape, x: Value, name: str) -> Value:
     if name in ("gelu_new", "gelu_fast", "gelu_python_tanh"):
         # 0.5 · x · (1 + tanh(√(2/π) · (x + 0.044715 · x³)))
         half = tape.scale(x)
-        inner = tape.add(x, tape.scale(tape.power(x)))
-        curve = tape.shift(tape.unary_output(tape.scale(inner)))
-        del inner
+        curve = tape.shift(tape.unary_output(tape.scale(tape.add(x, tape.scale(tape.power(x))))))
         return tape.multiply(half, curve)
     return tape.unary(x)
 

@@ -196,6 +196,7 @@ EMBEDDING: Mapping[str, str] = {  # where it is not the output matrix too
     "mxfp4_moe": "q8_0",
 }
 
+_TABLES = frozenset({"embedding", "layer_embedding"})
 _FLOAT_ROLES = frozenset({"norm", "bias", "router", "position"})
 _VALUES = frozenset({"attn_v", "attn_qkv", "attn_kv_b"})
 _FEEDS = frozenset({"ffn_gate", "ffn_up", "ffn_gate_up"})
@@ -240,7 +241,7 @@ class FileType(Recipe):
         'q6_k'
         """
         matrix = len(tensor.shape) >= 2 and prod(tensor.shape[:-1]) > 1
-        if not matrix or tensor.role in _FLOAT_ROLES or not (tensor.linear or tensor.role == "embedding"):
+        if not matrix or tensor.role in _FLOAT_ROLES or not (tensor.linear or tensor.role in _TABLES):
             return GGML["f32"]
         if BASES[self.mix] in ("f32", "f16", "bf16"):
             return GGML[BASES[self.mix]]
@@ -258,7 +259,7 @@ class FileType(Recipe):
             return "q8_0" if apart else OUTPUT.get(mix, "q6_k")
         if mix == "mxfp4_moe":
             return "mxfp4" if tensor.experts else "q8_0"
-        if role == "embedding":
+        if role in _TABLES:
             return EMBEDDING.get(mix, base)
         if role in _VALUES:
             return self._value(self._value_place(layer, facts))

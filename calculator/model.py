@@ -51,6 +51,9 @@ class Model:
     mask_filled  whether the eager mask is boolean and fills scores, so that each layer keeps it
     holds_outputs whether attention weights that a layer hands back live until the next is through
     held_embedding  whether the forward pass holds the embedding's output while the layers run
+    inputs       what the embedding makes for all layers beside the hidden states: (name, elements a token)
+    last_token_from  the first layer that a prefill runs for the last token alone, where only its logits are wanted:
+                 from there on layers take keys and values of earlier ones (Gemma 4)
     wide_residual  whether layers hand on float32 hidden states whatever the weights (Mamba)
     stated       parameters as a request states them, where only sizes are known; else None
     """
@@ -78,6 +81,8 @@ class Model:
     beside: tuple[tuple[str, Size, str | None], ...] = ()
     mask_filled: bool = False
     holds_outputs: bool = False
+    inputs: tuple[tuple[str, int], ...] = ()
+    last_token_from: int | None = None
     wide_residual: bool = False
     stated: int | None = None
 

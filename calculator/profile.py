@@ -85,6 +85,7 @@ def shared_tables(model: Model, mode: Mode) -> Shared:
         made += [("position_ids", TOKENS, LONG), ("position_mask", TOKENS, FLOAT)]
     else:
         made.append(("position_ids", mode.query_positions, LONG))
+    made += [(name, scaled(mode.queries, width), mode.hidden) for name, width in model.inputs]
     exceeded = [window for window in model.windows if window in mode.exceeded]
     if mode.attention == "eager":
         if None in model.reaches and not model.distances:
@@ -176,12 +177,14 @@ class Start:
     beside   held besides the embedding's output
     output   the embedding's output where it is held too
     asks     whether the embedding's output needs a gradient
+    returned gradients that wait for it while the layers run backward, besides that of its output
     """
 
     trace: Trace
     beside: Moment
     output: Moment
     asks: bool
+    returned: Moment = SILENCE
 
 
 @lru_cache(maxsize=1024)
@@ -194,6 +197,8 @@ def _embedding(model: Model, mode: Mode, asked: bool = False) -> Start:
     size, dtype, inside = x.elements, x.dtype, x.storage
     whole = together(scaled(size, WIDTH[dtype]))
     output = whole if any(each.storage is inside for each in tape.held) else SILENCE
+    aside = [(each.node, each.index, each.elements, each.dtype) for each in tape.aside]
+    tape.aside.clear()
     with_held = tape.live
     if isinstance(node, Node) and not node.inputs:  # what the first layer keeps is counted with it
         node = None
@@ -205,6 +210,13 @@ def _embedding(model: Model, mode: Mode, asked: bool = False) -> Start:
         beside = output = SILENCE
     if not mode.training or not isinstance(node, Node):
         return Start(Trace(forward, saved), beside, output, asks)
+    returned = SILENCE
+    for maker, index, elements, kind in aside:
+        if isinstance(maker, Node):
+            maker.buffer[index] = tape.new(elements, kind)
+            returned = together(returned, scaled(elements, WIDTH[kind]))
+    del aside
+    maker = None
     tape.moments = []
     node.buffer[0] = tape.new(size, dtype)
     tape.run()
@@ -213,7 +225,7 @@ def _embedding(model: Model, mode: Mode, asked: bool = False) -> Start:
         moments.append(together(tape.live, (0, 0, 0, 0, 0, 0, _table(model, mode))))
     del node
     gradients = together(SILENCE, *(storage.bytes for storage in tape.gradients))
-    return Start(Trace(forward, saved, front(moments), gradients), beside, output, asks)
+    return Start(Trace(forward, saved, front(moments), gradients), beside, output, asks, returned)
 
 
 def _table(model: Model, mode: Mode) -> int:
@@ -334,7 +346,7 @@ def step_profile(model: Model, mode: Mode, course: Course) -> Profile:
         saved = less(saved, together(SILENCE, *released.get(index + 1, ())))
         if not course.offloaded:
             saved = less(saved, each.saved)
-        waiting = together(saved, gradients)
+        waiting = together(saved, gradients, start.returned)
         if lingers:  # its input is inside what the layer counts; a gradient of the same size joins it when it is done
             saved = together(saved, each.saved, each.saved)
         backward.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.backward))
@@ -401,6 +413,12 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
     held = together(_bytes(shared), start.beside)
     traces = [trace(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)]
     others = together((model.buffers, 0, 0, 0, 0, 0), *(each.before for each in traces))
+    if model.last_token_from is not None and mode.step == "prefill" and not all_logits and mode.attention != "flash":
+        last = replace(mode, step="decode")
+        alone = shared_tables(model, last)
+        for index in range(model.last_token_from, len(traces)):
+            traces[index] = trace(model.layers[index], last, width, dtype, alone)
+    others = together(SILENCE, *(each.before for each in traces))
     whole = [together(others, moment) for moment in start.trace.forward]
     moments: dict[int, list[tuple[Moment, ...]]] = {}
     for index, each in enumerate(traces):

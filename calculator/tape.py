@@ -298,6 +298,7 @@ class Tape:
         self.lingering: list[Value] = []  # what a layer's local variables hold until it returns
         self.held: list[Value] = []  # what the model's own local variables hold while the layers run
         self.asked = False  # whether the embedding's output is asked for a gradient of its own (checkpointed adapters)
+        self.aside: list[Value] = []  # what the embedding makes for all layers beside the hidden states
         self.shared = Shared()
         self.borrowing = False  # parameters made now belong to another layer, where their gradients are counted
         self.selecting: list[Storage] | None = None  # what selective checkpointing keeps; None elsewhere

@@ -38,9 +38,10 @@ class Tensor:
     name       as the checkpoint names it inside its layer ("self_attn.q_proj.weight")
     shape      sizes as stored
     component  the key of `parameters_by_component` it belongs to
-    role       what number formats go by: embedding, output, attn_q, attn_k, attn_v, attn_qkv, attn_output, ffn_gate,
-               ffn_up, ffn_gate_up, ffn_down, the same with _exps (routed experts, stacked) and _shexp (shared experts),
-               router, norm, bias, ssm_in, ssm_out, ssm_other, position, other
+    role       what number formats go by: embedding, layer_embedding, output, attn_q, attn_k, attn_v, attn_qkv,
+               attn_kv_a, attn_kv_b, attn_output, ffn_gate, ffn_up, ffn_gate_up, ffn_down, the same with _exps (routed
+               experts, stacked) and _shexp (shared experts), router, norm, bias, ssm_in, ssm_out, ssm_other, position,
+               other
     linear     whether it is the weight matrix of a linear layer (what quantizers and adapters look for)
     cut        how tensor or expert parallelism spreads it
     pieces     the most GPUs it can be cut over under Cut.TENSOR: heads are never split

@@ -13,6 +13,7 @@ from .early import READERS as EARLY
 from .experts import READERS as EXPERTS
 from .fields import Fields
 from .gemma import READERS as GEMMA
+from .gemma4 import READERS as GEMMA4
 from .gpt import READERS as GPT
 from .kin import READERS as KIN
 from .latent import READERS as LATENT
@@ -29,6 +30,7 @@ READERS: dict[str, Reader] = {
     **EARLY,
     **EXPERTS,
     **GEMMA,
+    **GEMMA4,
     **KIN,
     **LATENT,
     **LINEAR_ATTENTION,

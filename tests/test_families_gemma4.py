@@ -46,6 +46,17 @@ SHARING: dict[str, Any] = {  # an embedding for every layer; the last four take 
     "vocab_size_per_layer_input": 1000,
     "final_logit_softcapping": 30.0,
 }
+MIXED: dict[str, Any] = {  # sixteen experts beside each dense layer
+    **SAME,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "layer_types": [LOCAL, LOCAL, LOCAL, GLOBAL],
+    "final_logit_softcapping": None,
+    "enable_moe_block": True,
+    "num_experts": 16,
+    "top_k_experts": 4,
+    "moe_intermediate_size": 128,
+}
 
 # local: q and o 256·256, k and v 256·128, norms of 64; global: q and o 256·512, k 256·128, norms of 128
 SAME_LAYERS = 4 * (2 * 256 * 256 + 2 * 256 * 128 + 2 * 64) + 2 * (2 * 256 * 512 + 256 * 128 + 2 * 128)
@@ -56,10 +67,21 @@ TAKEN = 3 * (2 * 256 * 256 + 64) + 2 * 256 * 512 + 128
 WIDE = 4 * 3 * 256 * 768 + 4 * 3 * 256 * 1536 + 8 * (4 * 256 + 2 * 256 * 64 + 256)
 SHARING_COUNT = 1000 * 256 + 1000 * 8 * 64 + 256 * 8 * 64 + 64 + OWN + TAKEN + WIDE + 256
 
+# three local layers and a global one; dense 3·256·384, experts 16·3·256·128, router 256·16 + 256 + 16, seven norms
+MIXED_ATTENTION = 3 * (2 * 256 * 256 + 2 * 256 * 128 + 2 * 64) + 2 * 256 * 512 + 256 * 128 + 2 * 128
+EXPERTS = 16 * 3 * 256 * 128
+MIXED_COUNT = 1000 * 256 + MIXED_ATTENTION + 4 * (3 * 256 * 384 + EXPERTS + 256 * 17 + 16 + 7 * 256) + 256
 
-@pytest.mark.parametrize(("config", "count"), [(SAME, SAME_COUNT), (SHARING, SHARING_COUNT)], ids=["same", "sharing"])
-def test_parameters_are_those_of_a_hand_count(config: dict[str, Any], count: int) -> None:
-    assert read_model(config).parameters == count
+
+@pytest.mark.parametrize(
+    ("config", "count", "idle"),
+    [(SAME, SAME_COUNT, 0), (SHARING, SHARING_COUNT, 0), (MIXED, MIXED_COUNT, 4 * EXPERTS * 3 // 4)],
+    ids=["same", "sharing", "mixed"],
+)
+def test_parameters_are_those_of_a_hand_count(config: dict[str, Any], count: int, idle: int) -> None:
+    model = read_model(config)
+    assert model.parameters == count
+    assert model.active_parameters == count - idle  # four experts of sixteen serve a token
 
 
 def test_a_vision_tower_counts_as_multimodal() -> None:
@@ -99,6 +121,10 @@ KEPT = [
     (SHARING, Mode(weights=FLOAT), 16_830_480),
     (SHARING, Mode(frozen=True, adapter=QUERY_VALUE), 7_258_384),
     (SHARING, Mode(frozen=True, adapter=ALL), 12_014_096),
+    (MIXED, Mode(), 18_036_304),
+    (MIXED, Mode(attention="eager"), 20_911_680),
+    (MIXED, Mode(frozen=True, adapter=QUERY_VALUE), 10_871_120),
+    (MIXED, Mode(frozen=True, adapter=ALL), 14_746_192),
 ]
 
 
@@ -116,6 +142,8 @@ PEAKS = [
     (SHARING, "sdpa", False, 24_307_004, 20_149_892),  # from the first layer that shares on, the last token alone
     (SHARING, "sdpa", True, 26_666_300, 20_149_892),
     (SHARING, "eager", False, 27_911_484, 20_358_488),
+    (MIXED, "sdpa", False, 26_579_762, 18_398_714),
+    (MIXED, "eager", False, 27_038_514, 18_399_934),
 ]
 
 

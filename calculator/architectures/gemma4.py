@@ -7,8 +7,10 @@ from dataclasses import replace
 from ..errors import InvalidConfig
 from ..layers.blocks import Block
 from ..layers.ends import Embedding, Head
+from ..layers.experts import Experts
 from ..layers.feed_forward import GatedFeedForward
-from ..layers.gemma import GemmaBlock, NormedAttention, PerLayerEmbedding, PerLayerInput, PowerRMSNorm
+from ..layers.gemma import BesideMixture, GemmaBlock, NormedAttention, PerLayerEmbedding, PerLayerInput, PowerRMSNorm
+from ..layers.mixtures import NormedRouter
 from ..layers.towers import layer_norm, matrix, table, times
 from ..model import Model, Tower
 from .fields import Fields
@@ -52,13 +54,14 @@ def gemma4_text(fields: Fields, name: str | None) -> Model:
     own = per_layer_input(fields, hidden, count, activation)
     wide = fields.size("intermediate_size", default=9216)
     double = 2 if fields.flag("use_double_wide_mlp") else 1
+    mixture = _mixture(fields, hidden, activation) if fields.flag("enable_moe_block") else None
     made: dict[tuple[str, bool], Block] = {}
     layers: list[Block] = []
     for index, kind in enumerate(kinds):
         key = (kind, index >= first)
         if key not in made:
             feed_forward = GatedFeedForward(hidden, wide * (double if key[1] else 1), activation)
-            made[key] = GemmaBlock(_attention(fields, hidden, *key), feed_forward, _norms(hidden), own)
+            made[key] = GemmaBlock(_attention(fields, hidden, *key), feed_forward, _norms(hidden), own, mixture)
         layers.append(made[key])
     vocabulary = fields.size("vocab_size", default=262_144)
     head_dim, wide_head = fields.size("head_dim", default=256), fields.size("global_head_dim", default=512)
@@ -96,6 +99,17 @@ def _norms(hidden: int) -> tuple[PowerRMSNorm, ...]:
             "post_feedforward_layernorm",
         )
     )
+
+
+def _mixture(fields: Fields, hidden: int, activation: str) -> BesideMixture:
+    """The experts beside each dense layer."""
+    experts = fields.size("num_experts", most=100_000)
+    chosen = fields.size("top_k_experts", most=experts)
+    router = NormedRouter(hidden, experts, chosen, "router", norm=PowerRMSNorm(hidden, "norm", affine=False))
+    stacks = Experts(hidden, fields.size("moe_intermediate_size"), experts, chosen, activation, "experts")
+    names = ("post_feedforward_layernorm_1", "pre_feedforward_layernorm_2", "post_feedforward_layernorm_2")
+    first, second, third = (PowerRMSNorm(hidden, name) for name in names)
+    return BesideMixture(router, stacks, (first, second, third))
 
 
 def _attention(fields: Fields, hidden: int, kind: str, shared: bool) -> NormedAttention:

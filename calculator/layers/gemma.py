@@ -10,6 +10,7 @@ from ..tensors import Cut, Tensor
 from .attention import Attention, attend, kept_rows, remember, rotated
 from .blocks import Block
 from .ends import Embedding
+from .experts import Experts, Router
 from .feed_forward import activate
 from .norms import Norm, statistics_rows
 from .state_space import activations
@@ -171,17 +172,52 @@ def rescaled(tape: Tape, x: Value) -> Value:
 
 
 @dataclass(frozen=True, slots=True)
+class BesideMixture:
+    """Experts over the hidden states that the dense layer's norm saw, added to that layer's result (Gemma 4).
+
+    norms   behind the dense layer, before the experts, behind them
+    """
+
+    router: Router
+    experts: Experts
+    norms: tuple[Norm, Norm, Norm]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Router, stacks and norms."""
+        parts = (self.router, self.experts, *self.norms)
+        return tuple(tensor for part in parts for tensor in part.tensors())
+
+    def forward(self, tape: Tape, dense: Value, residual: Value) -> Value:
+        """The sum of both."""
+        one = self.norms[0].forward(tape, dense)
+        chances, weights, places = self.router.route(tape, residual, None)
+        tape.lingering.clear()  # the variable that held the attention's weights holds the router's chances now
+        two = self.norms[1].forward(tape, residual)
+        two = self.experts.forward(tape, two, weights, places)
+        two = self.norms[2].forward(tape, two)
+        out = tape.add(one, two)
+        tape.lingering += [one, two, chances, weights, places]  # variables of the layer
+        return out
+
+
+@dataclass(frozen=True, slots=True)
 class GemmaBlock(Block):
     """Norms around attention and feed-forward layer, then the layer's own embedding, and a constant (Gemma 4).
 
-    own   what it does with its embedding, where it has one
+    own     what it does with its embedding, where it has one
+    mixture experts beside the dense layer, with a norm before them and one behind each of the two
     """
 
     own: PerLayerInput | None = None
+    mixture: BesideMixture | None = None
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Everything the layer stores."""
-        return Block.tensors(self) + (self.own.tensors() if self.own is not None else ())
+        made = Block.tensors(self)
+        for part in (self.own, self.mixture):
+            if part is not None:
+                made += part.tensors()
+        return made
 
     def forward(self, tape: Tape, x: Value) -> Value:
         """With the local variables of transformers' Gemma4TextDecoderLayer.forward."""
@@ -194,6 +230,8 @@ class GemmaBlock(Block):
         residual = x
         x = self.norms[2].forward(tape, x)
         x = self.feed_forward.forward(tape, x)
+        if self.mixture is not None:
+            x = self.mixture.forward(tape, x, residual)
         x = self.norms[3].forward(tape, x)
         x = tape.add(residual, x)
         if self.own is not None:

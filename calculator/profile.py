@@ -412,13 +412,12 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
     start = _embedding(model, mode)
     held = together(_bytes(shared), start.beside)
     traces = [trace(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)]
-    others = together((model.buffers, 0, 0, 0, 0, 0), *(each.before for each in traces))
     if model.last_token_from is not None and mode.step == "prefill" and not all_logits and mode.attention != "flash":
         short = replace(mode, step="decode")
         alone = shared_tables(model, short)
         for index in range(model.last_token_from, len(traces)):
             traces[index] = trace(model.layers[index], short, width, dtype, alone)
-    others = together(SILENCE, *(each.before for each in traces))
+    others = together((model.buffers, 0, 0, 0, 0, 0), *(each.before for each in traces))
     whole = [together(others, moment) for moment in start.trace.forward]
     moments: dict[int, list[tuple[Moment, ...]]] = {}
     for index, each in enumerate(traces):

@@ -295,6 +295,7 @@ class Tape:
         self.gradients: list[Storage] = []
         self.casts: list[Storage] = []  # autocast's cache of 16-bit weights, dropped at the region's end
         self.cached: list[Storage] = []  # keys, values and states that stay for the next step
+        self.leaves: list[Storage | None] = []  # outputs asked for a gradient, which the end of the graph holds
         self.lingering: list[Value] = []  # what a layer's local variables hold until it returns
         self.held: list[Value] = []  # what the model's own local variables hold while the layers run
         self.asked = False  # whether the embedding's output is asked for a gradient of its own (checkpointed adapters)
@@ -499,7 +500,7 @@ class Tape:
         if adapter and module and adapter.takes(module):
             result = y.dtype
             low = self.cast(x, adapter.dtype)  # the copy stays until the layer returns
-            update = self._update(low, into, out, rows, adapter)
+            update = self.update(low, into, out, rows, adapter)
             y = self.add(y, update)
             del update
             y = self.cast(y, result)
@@ -560,7 +561,7 @@ class Tape:
             self.casts.append(copy.storage)
         return copy
 
-    def _update(self, low: Value, into: int, out: int, rows: Size, adapter: Adapter) -> Value:
+    def update(self, low: Value, into: int, out: int, rows: Size, adapter: Adapter) -> Value:
         """What peft adds to a linear layer's result: down, up, scaled."""
         down = self._product(low, self.parameter(into * adapter.rank, True, adapter.dtype), rows, adapter.rank, False)
         up = self._product(down, self.parameter(adapter.rank * out, True, adapter.dtype), rows, out, False)

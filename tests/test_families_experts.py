@@ -67,7 +67,8 @@ def test_a_step_needs_what_was_counted(name: str, phase: str) -> None:
         held += 4 * ADAPTERS[name]
         profile = training_profile(model, mode_of(model, MODES[phase]), first_input_grad=False)
         need = max(profile.need(each, SEQUENCES, LENGTH) for each in ("loss", "backward")) + 2 * IDS
-    assert held + need == pytest.approx(PEAKS[name][phase], abs=BESIDE)
+    # relative: two families keep their routers in float32, one hands the indexer's choice from layer to layer
+    assert held + need == pytest.approx(PEAKS[name][phase], abs=BESIDE, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -82,6 +83,8 @@ CACHE = [
     ("mixtral", 2 * 2 * 64),
     ("dsv2lite", 192 + 32),  # one latent and one rotated key, whatever the heads
     ("dsv3", 192 + 32),
+    ("deepseek_v32", 192 + 32 + 48),  # and a key of the indexer
+    ("minimax_m2", 2 * 2 * 64),
 ]
 
 
@@ -89,6 +92,11 @@ CACHE = [
 def test_the_cache_of_a_token(name: str, elements: int) -> None:
     model = read_model(CONFIGS[name])
     assert model.cache(1) == elements * len(model.layers)
+
+
+def test_only_layers_with_an_indexer_cache_its_key() -> None:
+    model = read_model(CONFIGS["glm_moe_dsa"])  # full, shared, full
+    assert [layer.cache(1) for layer in model.layers] == [192 + 32 + 48, 192 + 32, 192 + 32 + 48]
 
 
 def test_one_token_uses_its_share_of_the_experts() -> None:

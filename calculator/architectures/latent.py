@@ -2,129 +2,126 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from ..errors import InvalidConfig
 from ..layers.blocks import Block, PreNormBlock
-from ..layers.experts import (
-    QWEN_TARGETS,
-    Experts,
-    GroupedSoftmaxRouter,
-    MixtureOfExperts,
-    Router,
-    SigmoidRouter,
-)
+from ..layers.experts import GroupedSoftmaxRouter, Router, SigmoidRouter
 from ..layers.feed_forward import GatedFeedForward
-from ..layers.latent import LatentAttention
+from ..layers.latent import IndexedLatentAttention, LatentAttention
+from ..layers.variants import ScaledBlock
 from ..model import Model
-from ..tensors import Tensor
-from .experts import ends, expert_counts, stack, two_norms
+from .experts import deepseek_mixture, ends, expert_counts, prediction_layers, stack, two_norms
 from .fields import Fields
 from .llama import finish
 from .table import Reader
 
 
-def latent_attention(fields: Fields, pairs: str, query_rank: int) -> LatentAttention:
-    """The attention of a configuration with DeepSeek's names."""
+def latent_sizes(fields: Fields, query_rank: int, plain: int, value: int) -> dict[str, Any]:
+    """The sizes of a configuration with DeepSeek's names, with its family's defaults."""
     stated = "q_lora_rank" in fields.values  # null says that queries come from one matrix
-    return LatentAttention(
-        fields.size("hidden_size"),
-        fields.size("num_attention_heads"),
-        fields.optional("q_lora_rank") or 0 if stated else query_rank,
-        fields.size("kv_lora_rank", default=512),
-        fields.size("qk_nope_head_dim", default=128),
-        fields.size("qk_rope_head_dim", default=64),
-        fields.size("v_head_dim", default=128),
-        bias=fields.flag("attention_bias"),
-        pairs=pairs,
-    )
+    return {
+        "hidden": fields.size("hidden_size"),
+        "heads": fields.size("num_attention_heads"),
+        "query_rank": fields.optional("q_lora_rank") or 0 if stated else query_rank,
+        "latent": fields.size("kv_lora_rank", default=512),
+        "plain": fields.size("qk_nope_head_dim", default=plain),
+        "rotary": fields.size("qk_rope_head_dim", default=64),
+        "value": fields.size("v_head_dim", default=value),
+        "bias": fields.flag("attention_bias"),
+    }
 
 
-def deepseek_mixture(fields: Fields, router: Router, shared: int, activation: str, wide: int) -> MixtureOfExperts:
-    """A router, its experts, and `shared` of them that every token passes, as one feed-forward layer."""
-    always = GatedFeedForward(
-        router.hidden,
-        shared * wide,
-        activation,
-        prefix="mlp.shared_experts",
-        component="shared_experts",
-        suffix="_shexp",
-        adapted=False,
-    )
-    stacks = Experts(router.hidden, wide, router.experts, router.chosen, activation, targets=QWEN_TARGETS)
-    return MixtureOfExperts(router, stacks, always if shared else None)
+def pairing(fields: Fields) -> str:
+    """How rotary dimensions are paired."""
+    return "interleaved" if fields.flag("rope_interleave", default=True) else "halves"
+
+
+def sparse_layers(fields: Fields, count: int, first: int) -> list[bool]:
+    """Layers with experts: by `mlp_layer_types`, or all from `first_k_dense_replace` on."""
+    kinds = fields.items("mlp_layer_types", length=count)
+    if kinds is not None:
+        return [kind == "sparse" for kind in kinds]
+    first = fields.size("first_k_dense_replace", default=first, least=0)
+    return [index >= first for index in range(count)]
 
 
 def deepseek(
     fields: Fields,
     name: str | None,
-    attention: LatentAttention,
+    attentions: Sequence[LatentAttention],
     router: Router,
     *,
-    tables: tuple[tuple[str, int], ...],
-    shared: int,
     wide: int,
-    first: int,
     dense_wide: int,
-    float_tables: bool = False,
+    first: int,
+    shared: int = 1,
+    tables: tuple[tuple[str, int], ...] | None = None,
+    copies: bool = True,
+    **more: Any,
 ) -> Model:
-    """`first` layers with a dense feed-forward layer, then experts; prediction layers beside them."""
-    count = fields.size("num_hidden_layers")
+    """Dense layers, then layers with experts; prediction layers beside them.
+
+    attentions   of each layer, equal ones one object
+    copies       whether prediction layers come with copies of the embedding and of the head
+    """
+    hidden, rotary = attentions[0].hidden, attentions[0].rotary
     activation = fields.text("hidden_act", default="silu")
-    mixture = deepseek_mixture(
-        fields, router, fields.size("n_shared_experts", default=shared, least=0), activation, wide
-    )
-    first = fields.size("first_k_dense_replace", default=first, least=0)
+    shared = fields.size("n_shared_experts", default=shared, least=0)
+    mixture = deepseek_mixture(router, shared, activation, fields.size("moe_intermediate_size", default=wide))
     dense_wide = fields.size("intermediate_size", default=dense_wide)
-    dense = GatedFeedForward(attention.hidden, dense_wide, activation, fields.flag("mlp_bias"), adapted=False)
-    layers = stack(
-        [index >= first for index in range(count)],
-        lambda sparse: PreNormBlock(attention, mixture if sparse else dense, two_norms(attention.hidden)),
-    )
-    embedding, head = ends(fields, attention.hidden)
-    sparse = PreNormBlock(attention, mixture, two_norms(attention.hidden))
+    dense = GatedFeedForward(hidden, dense_wide, activation, fields.flag("mlp_bias"), adapted=False)
+
+    def make(key: tuple[LatentAttention, bool]) -> Block:
+        return PreNormBlock(key[0], mixture if key[1] else dense, two_norms(hidden))
+
+    layers = stack(list(zip(attentions, sparse_layers(fields, len(attentions), first), strict=True)), make)
+    embedding, head = ends(fields, hidden)
+    last = make((next((each for each in attentions if getattr(each, "indexer", True)), attentions[-1]), True))
     return finish(
         fields,
         name,
         embedding,
         layers,
         head,
-        tables=tables,
-        float_tables=float_tables,
-        speculative=prediction_layers(fields, sparse, attention.hidden, head.vocabulary, copies=True),
+        tables=tables or (("cos", rotary), ("sin", rotary)),
+        speculative=prediction_layers(fields, last, hidden, head.vocabulary, copies),
+        **more,
     )
 
 
-def prediction_layers(fields: Fields, layer: Block, hidden: int, vocabulary: int, copies: bool) -> tuple[Tensor, ...]:
-    """Layers of multi-token prediction as checkpoints have them: a decoder layer, a matrix that joins hidden states and
-    embedding, three norms, and in some families copies of the embedding and of the head. [arXiv:2412.19437]"""
-    count = fields.size("num_nextn_predict_layers", "num_mtp_layers", default=0, least=0, most=64)
-    one = [
-        *layer.tensors(),
-        Tensor("eh_proj.weight", (hidden, 2 * hidden), "other", "other", True),
-        *(Tensor(f"{name}.weight", (hidden,), "norm", "norm") for name in ("enorm", "hnorm", "shared_head.norm")),
-    ]
-    if copies:
-        one.append(Tensor("embed_tokens.weight", (vocabulary, hidden), "embedding", "embedding"))
-        one.append(Tensor("shared_head.head.weight", (vocabulary, hidden), "lm_head", "output", True))
-    return tuple(replace(tensor, name=f"mtp.{index}.{tensor.name}") for index in range(count) for tensor in one)
+def sigmoid_router(fields: Fields, hidden: int, chosen: int, experts: int, groups: int, best: int) -> SigmoidRouter:
+    """The router of a configuration with DeepSeek-V3's names."""
+    experts, chosen = expert_counts(fields, "n_routed_experts", "num_local_experts", chosen=chosen, experts=experts)
+    groups = fields.size("n_group", default=groups)
+    fields.divides(experts, groups, ("n_routed_experts", "n_group"))
+    return SigmoidRouter(
+        hidden,
+        experts,
+        chosen,
+        normal=fields.flag("norm_topk_prob", default=True),
+        groups=groups,
+        best=fields.size("topk_group", default=best, most=groups),
+    )
 
 
 def deepseek_v2(fields: Fields, name: str | None) -> Model:
     """DeepSeek-V2: complex rotary products, softmax routing limited to groups or not."""
-    attention = latent_attention(fields, "complex", 1536)
+    attention = LatentAttention(**latent_sizes(fields, 1536, 128, 128), pairs="complex")
     experts, chosen = expert_counts(fields, "n_routed_experts", "num_experts", chosen=6, experts=64)
     limited = fields.text("topk_method", default="greedy") == "group_limited_greedy"
     groups = fields.size("n_group", default=1) if limited else 0
-    best = fields.size("topk_group", default=1) if limited else 0
-    router = GroupedSoftmaxRouter(attention.hidden, experts, chosen, groups=groups, best=best)
+    best = fields.size("topk_group", default=1, most=groups) if limited else 0
     return deepseek(
         fields,
         name,
-        attention,
-        router,
+        [attention] * fields.size("num_hidden_layers"),
+        GroupedSoftmaxRouter(attention.hidden, experts, chosen, groups=groups, best=best),
         tables=(("frequencies", attention.rotary),),
         shared=2,
-        wide=fields.size("moe_intermediate_size", default=1407),
+        wide=1407,
         first=0,
         dense_wide=11008,
         float_tables=True,
@@ -133,32 +130,101 @@ def deepseek_v2(fields: Fields, name: str | None) -> Model:
 
 def deepseek_v3(fields: Fields, name: str | None) -> Model:
     """DeepSeek-V3 and R1, Kimi K2, Moonlight: sigmoid routing with a correction, in groups."""
-    pairs = "interleaved" if fields.flag("rope_interleave", default=True) else "halves"
-    attention = latent_attention(fields, pairs, 1536)
-    experts, chosen = expert_counts(fields, "n_routed_experts", "num_local_experts", chosen=8, experts=256)
-    router = SigmoidRouter(
-        attention.hidden,
-        experts,
-        chosen,
-        normal=fields.flag("norm_topk_prob", default=True),
-        groups=fields.size("n_group", default=8),
-        best=fields.size("topk_group", default=4),
+    attention = LatentAttention(**latent_sizes(fields, 1536, 128, 128), pairs=pairing(fields))
+    router = sigmoid_router(fields, attention.hidden, 8, 256, 8, 4)
+    layers = [attention] * fields.size("num_hidden_layers")
+    return deepseek(fields, name, layers, router, wide=2048, first=3, dense_wide=18432)
+
+
+def glm4_moe_lite(fields: Fields, name: str | None) -> Model:
+    """GLM 4.7 Flash: DeepSeek-V3's plan with values as wide as keys."""
+    attention = LatentAttention(**latent_sizes(fields, 768, 192, 256), pairs=pairing(fields))
+    router = sigmoid_router(fields, attention.hidden, 4, 64, 1, 1)
+    layers = [attention] * fields.size("num_hidden_layers")
+    return deepseek(fields, name, layers, router, wide=1536, first=1, dense_wide=10240)
+
+
+def indexed(fields: Fields, sizes: dict[str, Any], heads: int, pairs: str) -> IndexedLatentAttention:
+    """Latent attention with an indexer."""
+    if not sizes["query_rank"]:
+        raise InvalidConfig(f"{fields.path}.q_lora_rank must be a whole number", f"{fields.path}.q_lora_rank")
+    return IndexedLatentAttention(
+        **sizes,
+        index_heads=fields.size("index_n_heads", default=heads),
+        index_dim=fields.size("index_head_dim", default=128, least=sizes["rotary"]),
+        most=fields.size("index_topk", default=2048),
+        index_pairs=pairs,
     )
-    return deepseek(
+
+
+def deepseek_v32(fields: Fields, name: str | None) -> Model:
+    """DeepSeek-V3.2: DeepSeek-V3 with an indexer in every layer."""
+    attention = indexed(fields, latent_sizes(fields, 1536, 128, 128), 64, "halves")
+    router = sigmoid_router(fields, attention.hidden, 8, 256, 8, 4)
+    layers = [attention] * fields.size("num_hidden_layers")
+    return deepseek(fields, name, layers, router, wide=2048, first=3, dense_wide=18432, masked=True)
+
+
+def indexer_kinds(fields: Fields, count: int) -> list[bool]:
+    """Layers with an indexer of their own: by `indexer_types`, a pattern of F and S, or every n-th from an offset."""
+    kinds = fields.items("indexer_types", length=count)
+    if kinds is not None:
+        return [kind == "full" for kind in kinds]
+    pattern = fields.values.get("index_topk_pattern")
+    if isinstance(pattern, str):
+        if len(pattern) != count or set(pattern) - {"F", "S"}:
+            where = f"{fields.path}.index_topk_pattern"
+            raise InvalidConfig(f"{where} must be {count} letters F or S", where)
+        return [letter == "F" for letter in pattern]
+    every = fields.size("index_topk_freq", default=1, least=0) or 1
+    offset = fields.size("index_skip_topk_offset", default=2, least=0)
+    return [max(index - offset + 1, 0) % every == 0 for index in range(count)]
+
+
+def glm_moe_dsa(fields: Fields, name: str | None) -> Model:
+    """GLM 5: an indexer in some layers, whose choice those after it share."""
+    count = fields.size("num_hidden_layers")
+    own = indexed(fields, latent_sizes(fields, 2048, 192, 256), 32, "interleaved")
+    own = replace(own, hands_on=True)
+    kinds = indexer_kinds(fields, count)
+    if not kinds[0]:
+        where = f"{fields.path}.indexer_types"
+        raise InvalidConfig(f"{where}: the first layer must have an indexer of its own", where)
+    borrowed = replace(own, indexer=False)
+    router = sigmoid_router(fields, own.hidden, 8, 256, 1, 1)
+    layers = [own if full else borrowed for full in kinds]
+    return deepseek(fields, name, layers, router, wide=2048, first=3, dense_wide=12288, copies=False, masked=True)
+
+
+def minicpm3(fields: Fields, name: str | None) -> Model:
+    """MiniCPM 3: latent attention with halves turned, scaled embeddings, residuals and last hidden states; tied."""
+    sizes = latent_sizes(fields, 768, 64, 0)
+    hidden, heads = sizes["hidden"], sizes["heads"]
+    sizes["latent"] = fields.size("kv_lora_rank", default=256)
+    sizes["rotary"] = fields.size("qk_rope_head_dim", default=32)
+    sizes["value"] = sizes["value"] or fields.divides(hidden, heads, ("hidden_size", "num_attention_heads"))
+    attention = LatentAttention(**sizes, pairs="halves")
+    activation = fields.text("hidden_act", default="silu")
+    wide = fields.size("intermediate_size", default=6400)
+    dense = GatedFeedForward(hidden, wide, activation, fields.flag("mlp_bias"))
+    block = ScaledBlock(attention, dense, two_norms(hidden))
+    embedding, head = ends(fields, hidden, tied_default=True)
+    return finish(
         fields,
         name,
-        attention,
-        router,
-        tables=(("cos", attention.rotary), ("sin", attention.rotary)),
-        shared=1,
-        wide=fields.size("moe_intermediate_size", default=2048),
-        first=3,
-        dense_wide=18432,
+        replace(embedding, scaled=True),
+        (block,) * fields.size("num_hidden_layers"),
+        replace(head, shrunk=True),
+        rotary=attention.rotary,
     )
 
 
 READERS: dict[str, Reader] = {
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
+    "deepseek_v32": deepseek_v32,
     "kimi_k2": deepseek_v3,
+    "glm4_moe_lite": glm4_moe_lite,
+    "glm_moe_dsa": glm_moe_dsa,
+    "minicpm3": minicpm3,
 }

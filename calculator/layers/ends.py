@@ -21,6 +21,7 @@ class Embedding:
     types      rows of a table of token types (BERT)
     norm       after the sum, where a family has one
     scaled     whether the rows are multiplied by a constant (Gemma, Granite)
+    scaled_after   whether that happens outside the embedding's own module (Granite)
     dropout    rate while training
     dropout_first  whether the variable that holds the rows is overwritten by their dropout (Phi)
     """
@@ -37,6 +38,7 @@ class Embedding:
     scaled: bool = False
     dropout: float = 0.0
     dropout_first: bool = False
+    scaled_after: bool = False
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Tokens × width, positions × width, and what follows them."""
@@ -58,6 +60,8 @@ class Embedding:
         rows = tape.mode.queries
         x = tape.embed(rows, self.vocabulary, self.width)
         if self.scaled:
+            if tape.asked and self.scaled_after:
+                tape.leaves.append(x.storage)
             x = tape.scale(x)
         if tape.asked:
             x.node = Node((), [x.storage], lambda tape, grads, node: [])
@@ -91,6 +95,7 @@ class Head:
     softcap    whether logits are capped by tanh (Gemma 2)
     scaled     whether logits are multiplied by a constant (Cohere, Granite)
     widened    whether logits are handed on in float32 (Mamba)
+    shrunk     whether hidden states are multiplied by a constant before the matrix (MiniCPM 3)
     """
 
     vocabulary: int
@@ -103,6 +108,7 @@ class Head:
     softcap: bool = False
     scaled: bool = False
     widened: bool = False
+    shrunk: bool = False
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The norm's weights and the matrix, unless it is the embedding's."""
@@ -123,7 +129,7 @@ class Head:
             x = self.norm.forward(tape, x)
         if self.projected:
             x = tape.linear(x, self.width, self.projected, module="project_out")
-        return x
+        return tape.scale(x) if self.shrunk else x
 
     def logits(self, tape: Tape, x: Value, rows: Size) -> Value:
         """`rows` × vocabulary."""

@@ -129,10 +129,10 @@ class Router:
             return (weight,)
         return weight, Tensor(f"{self.name}.bias", (self.experts,), "router", "bias")
 
-    def weight(self, tape: Tape, targets: StackTargets | None) -> Value:
+    def weight(self, tape: Tape, targets: StackTargets | None, dtype: str | None = None) -> Value:
         """The matrix as the forward pass sees it: with its adapter merged, where it has one."""
         adapter = tape.mode.adapter
-        weight = tape.parameter(self.experts * self.hidden)
+        weight = tape.parameter(self.experts * self.hidden, dtype=dtype)
         if adapter is None or targets is None or not adapter.takes(targets.router):
             return weight
         return merged_router(tape, weight, self.experts, self.hidden, adapter.rank, adapter.dtype)
@@ -213,7 +213,7 @@ class GroupedSoftmaxRouter(Router):
         logits = self._float_logits(tape, x, targets)
         scores = tape.softmax(tape.cast(logits, FLOAT))
         if self.groups:
-            scores = limited(tape, scores, scores, self.groups, self.best, each=1)
+            scores = limited(tape, scores, self.groups, self.best, each=1)
         weights, places = top(tape, scores, self._slots(tape))
         weights = tape.scale(weights)
         return logits, weights, places
@@ -224,42 +224,178 @@ class SigmoidRouter(Router):
     """Sigmoid scores in float32; a correction that is no parameter takes part in the choice alone. [DeepSeek-V3]
 
     groups, best   groups of experts, and how many of them a token may use; 0 where the family has no groups
+    wide           whether the product is made in float32, from copies of the input and of the matrix
+    scaled         whether the weights are multiplied by a constant at the end (and a small one added to their sum)
     """
 
     groups: int = 0
     best: int = 0
+    wide: bool = True
+    scaled: bool = True
 
     def route(self, tape: Tape, x: Value, targets: StackTargets | None) -> Routing:
-        """Keeps the input and the matrix in float32, the scores, the places, and what the division needs."""
-        logits = self._float_logits(tape, x, targets)
-        scores = tape.unary_output(logits)
-        choice = tape.add(scores, tape.view(scores))
-        choice.node = None
+        """Keeps what the product needs, the scores, the places, and what the division needs."""
+        logits = self._float_logits(tape, x, targets) if self.wide else self._logits(tape, x, targets)
+        scores = tape.unary_output(logits if self.wide else tape.cast(logits, FLOAT))
+        choice = tape.new(scores.elements, FLOAT)
         if self.groups:
-            choice = limited(tape, choice, choice, self.groups, self.best, each=2)
+            choice = limited(tape, choice, self.groups, self.best, each=2)
         values, places = top(tape, choice, self._slots(tape))
         del values
         weights = picked(tape, scores, places)
         if self.normal:
-            weights = divided_by_sum(tape, weights, tape.mode.queries, shifted=True)
-        weights = tape.scale(weights)
+            weights = divided_by_sum(tape, weights, tape.mode.queries, shifted=self.scaled)
+        if self.scaled:
+            weights = tape.scale(weights)
         del choice
         return logits, weights, places
 
 
 @dataclass(frozen=True, slots=True)
 class LateSoftmaxRouter(Router):
-    """The largest few logits, then a softmax over these alone. [GPT-OSS]"""
+    """The largest few logits, then a softmax over these alone. [GPT-OSS, Granite]
+
+    wide   whether logits and softmax are in float32, and the weights return to the input's dtype
+    """
+
+    wide: bool = False
 
     def route(self, tape: Tape, x: Value, targets: StackTargets | None) -> Routing:
         """Keeps the places and the softmax."""
         logits = self._logits(tape, x, targets)
+        if self.wide:
+            logits = tape.cast(logits, FLOAT)
         values, places = top(tape, logits, self._slots(tape))
         weights = tape.unary_output(values)
+        if self.wide:
+            weights = tape.cast(weights, x.dtype)
         return logits, weights, places
 
 
-def limited(tape: Tape, scores: Value, judged: Value, groups: int, best: int, each: int) -> Value:
+@dataclass(frozen=True, slots=True)
+class CorrectedSoftmaxRouter(Router):
+    """Softmax in float32, even under autocast, from a matrix kept in float32; a correction that is never trained takes
+    part in the choice. [ERNIE 4.5]"""
+
+    def tensors(self, targets: StackTargets | None = None) -> tuple[Tensor, ...]:
+        """The matrix and the correction, which the model class counts as a parameter."""
+        correction = Tensor(f"{self.name}.moe_statics.e_score_correction_bias", (1, self.experts), "router", "router")
+        return (*super(CorrectedSoftmaxRouter, self).tensors(targets), correction)
+
+    def route(self, tape: Tape, x: Value, targets: StackTargets | None) -> Routing:
+        """Keeps the input and the matrix in float32, the softmax, the places, the weights and their sum."""
+        logits = untouched_product(tape, x, self.weight(tape, targets, FLOAT), self.experts)
+        chances = tape.unary_output(logits)
+        values, places = top(tape, tape.new(chances.elements, FLOAT), self._slots(tape))
+        del values
+        weights = picked(tape, chances, places)
+        total = tape.operate(tape.mode.queries, FLOAT, (weights,), (), as_inputs)
+        total = tape.unary(total)
+        weights = tape.operate(weights.elements, FLOAT, (weights, total), (weights, total), as_inputs)
+        return logits, tape.cast(weights, x.dtype), places
+
+
+def untouched_product(tape: Tape, x: Value, weight: Value, out: int) -> Value:
+    """A product in float32 that autocast leaves alone."""
+    x, weight = tape.cast(x, FLOAT), tape.cast(weight, FLOAT)
+    saved = [x] if weight.node is not None else []
+    if x.node is not None:
+        saved.append(weight)
+    return tape.operate(scaled(tape.mode.queries, out), FLOAT, (x, weight), saved, as_inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class WideSoftmaxRouter(Router):
+    """A linear layer whose matrix is in float32 whatever the model's, its softmax, the largest few. [Hunyuan]
+
+    layer   name of the linear layer, which adapters pick by itself
+    """
+
+    layer: str = "wg"
+
+    def tensors(self, targets: StackTargets | None = None) -> tuple[Tensor, ...]:
+        """The matrix."""
+        return (Tensor(f"{self.name}.{self.layer}.weight", (self.experts, self.hidden), "router", "router", True),)
+
+    def route(self, tape: Tape, x: Value, targets: StackTargets | None) -> Routing:
+        """Keeps the input in float32, the softmax, the places, and what the division needs."""
+        wide = tape.cast(x, FLOAT)
+        weight = tape.parameter(self.experts * self.hidden, dtype=FLOAT)
+        logits = tape.product(wide, weight, tape.mode.queries, self.experts)
+        adapter = tape.mode.adapter
+        if adapter is not None and adapter.takes(self.layer):
+            low = tape.cast(wide, adapter.dtype)
+            update = tape.update(low, self.hidden, self.experts, tape.mode.queries, adapter)
+            logits = tape.cast(tape.add(logits, update), logits.dtype)
+            del low, update
+        del wide
+        weights, places = top(tape, tape.softmax(tape.cast(logits, FLOAT)), self._slots(tape))
+        weights = divided_by_sum(tape, weights, tape.mode.queries)
+        return logits, tape.cast(weights, logits.dtype), places
+
+
+@dataclass(frozen=True, slots=True)
+class NarrowSoftmaxRouter(Router):
+    """Softmax in the dtype of the logits, the largest few, divided by their norm. [DBRX]"""
+
+    def tensors(self, targets: StackTargets | None = None) -> tuple[Tensor, ...]:
+        """The matrix of a linear layer."""
+        return (Tensor(f"{self.name}.layer.weight", (self.experts, self.hidden), "router", "router", True),)
+
+    def route(self, tape: Tape, x: Value, targets: StackTargets | None) -> Routing:
+        """Keeps the softmax, the places, the weights and their norm."""
+        logits = tape.linear(x, self.hidden, self.experts, False, "layer")
+        chances = tape.unary_output(logits)
+        weights, places = top(tape, chances, self._slots(tape))
+        if self.normal:
+            total = tape.operate(tape.mode.queries, weights.dtype, (weights,), (weights,), as_inputs)
+            weights = tape.operate(weights.elements, weights.dtype, (weights, total), (weights, total), as_inputs)
+        return logits, weights, places
+
+
+@dataclass(frozen=True, slots=True)
+class MixerRouter(Router):
+    """SparseMixer: the best expert and the next, drawn at random while training, each with a masked softmax of its
+    own. [arXiv:2409.12136, Phi-3.5-MoE]"""
+
+    def tensors(self, targets: StackTargets | None = None) -> tuple[Tensor, ...]:
+        """The matrix of a linear layer."""
+        return (Tensor(f"{self.name}.weight", (self.experts, self.hidden), "router", "router", True),)
+
+    def route(self, tape: Tape, x: Value, targets: StackTargets | None) -> Routing:
+        """Keeps two softmaxes, two masks and the places."""
+        rows = tape.mode.queries
+        logits = tape.linear(x, self.hidden, self.experts, False, self.name.rsplit(".", 1)[-1])
+        first, place = self._draw(tape, logits, logits)
+        rest = tape.operate(logits.elements, logits.dtype, (logits,), (place,))
+        second, next_place = self._draw(tape, rest, logits)
+        weights = tape.concatenate(first, second)
+        places = tape.new(scaled(rows, 2), LONG)
+        del first, second, place, next_place, rest
+        return logits, weights, places
+
+    def _draw(self, tape: Tape, scores: Value, all_scores: Value) -> tuple[Value, Value]:
+        rows = tape.mode.queries
+        place = tape.new(rows, LONG)
+        mask = tape.new(scores.elements, BOOL)
+        gates = tape.operate(scores.elements, scores.dtype, (scores,), (mask,))
+        gates = tape.softmax(gates)
+        weight = picked(tape, gates, place)
+        if tape.recording:
+            one = tape.new(rows, weight.dtype)
+            result = tape.new(weight.elements, weight.dtype)
+            weight = tape.attach(result, (all_scores, weight), (weight, place, gates), _first_alone)
+            del one
+        return weight, place
+
+
+def _first_alone(tape: Tape, grads: list[Value | None], node: Node) -> list[Value | None]:
+    """A gradient for the first input, none for the others, which stay in the graph all the same."""
+    link = node.inputs[0]
+    return [None if link is None else tape.new(link[2], link[3]), *([None] * (len(node.inputs) - 1))]
+
+
+def limited(tape: Tape, scores: Value, groups: int, best: int, each: int) -> Value:
     """Scores outside the best groups masked out. A group is judged by its largest score, or the sum of its two
     largest."""
     rows = tape.mode.queries
@@ -301,7 +437,9 @@ class Experts:
     name      of the module inside the layer
     bias      on both matrices
     targets   how adapters name router and stacks, None where they leave them alone
-    names     of the two stacks
+    names     of the two stacks, or of three where gate and up are apart in memory too
+    transposed   whether matrices are stored input first
+    modules   whether each expert's matrices are linear modules of their own, which adapters pick by name
     """
 
     hidden: int
@@ -312,8 +450,9 @@ class Experts:
     name: str = "mlp.experts"
     bias: bool = False
     targets: StackTargets | None = None
-    names: tuple[str, str] = ("gate_up_proj", "down_proj")
+    names: tuple[str, ...] = ("gate_up_proj", "down_proj")
     transposed: bool = False
+    modules: bool = False
 
     gated = True
 
@@ -322,10 +461,17 @@ class Experts:
         wide = self.intermediate * (2 if self.gated else 1)
         role = "ffn_gate_up_exps" if self.gated else "ffn_up_exps"
         pair = self.targets
+        if len(self.names) == 3:
+            made: tuple[Tensor, ...] = ()
+            for name, role in zip(self.names, ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"), strict=True):
+                sizes = (self.hidden, self.intermediate)
+                out, into = sizes if role == "ffn_down_exps" else sizes[::-1]
+                made += self._stack(name, out, into, role, (name,) if self.modules else (), 1)
+            return made
         first = () if pair is None else (pair.gate, pair.up)
         second = () if pair is None else (pair.down,)
         made = self._stack(self.names[0], wide, self.hidden, role, first, 2 if self.gated else 1)
-        return (*made, *self._stack(self.names[1], self.hidden, self.intermediate, "ffn_down_exps", second, 1))
+        return (*made, *self._stack(self.names[-1], self.hidden, self.intermediate, "ffn_down_exps", second, 1))
 
     def _stack(
         self, name: str, out: int, into: int, role: str, targets: tuple[str, ...], ranks: int

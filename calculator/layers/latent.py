@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..tape import FLOAT, HALF, WIDTH, Mode, Node, Size, Tape, Value, as_inputs, scaled
+from ..tape import BOOL, FLOAT, HALF, INT, LONG, WIDTH, Mode, Node, Size, Tape, Value, as_inputs, scaled
 from ..tensors import Cut, Tensor
 from .attention import MIB_FLASH_HEAD, joined_to_cache, keep, kept_rows, rotated
-from .norms import RMSNorm
+from .norms import LayerNorm, RMSNorm
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,143 @@ class LatentAttention:
         return key, value
 
 
+@dataclass(frozen=True, slots=True)
+class IndexedLatentAttention(LatentAttention):
+    """Latent attention over the keys that an indexer picks for each query. [DeepSeek-V3.2, GLM-5]
+
+    index_heads, index_dim   the indexer's own heads and their width; its one key a token is cached too
+    most        keys it picks for a query
+    indexer     whether this layer has an indexer, or takes what an earlier layer's picked
+    index_pairs how the indexer's rotary dimensions are turned: interleaved or halves
+    hands_on    whether the choice is handed on from layer to layer
+
+    transformers scores every key against every query in float32, copying the keys for every query on the way, and
+    turns the
+    choice into a mask.
+    """
+
+    index_heads: int = 64
+    index_dim: int = 128
+    most: int = 2048
+    indexer: bool = True
+    index_pairs: str = "halves"
+    hands_on: bool = False
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """And the indexer's three matrices and norm."""
+        made = super(IndexedLatentAttention, self).tensors()
+        if not self.indexer:
+            return made
+        path, wide = f"{self.prefix}.indexer", self.index_heads * self.index_dim
+        return (
+            *made,
+            Tensor(f"{path}.wq_b.weight", (wide, self.query_rank), "attention", "attn_q", True),
+            Tensor(f"{path}.wk.weight", (self.index_dim, self.hidden), "attention", "attn_k", True),
+            Tensor(f"{path}.k_norm.weight", (self.index_dim,), "norm", "norm"),
+            Tensor(f"{path}.k_norm.bias", (self.index_dim,), "norm", "norm"),
+            Tensor(f"{path}.weights_proj.weight", (self.index_heads, self.hidden), "attention", "other", True),
+        )
+
+    def cache(self, tokens: int, tensor: int = 1) -> int:
+        """And the indexer's key of every token.
+
+        >>> IndexedLatentAttention(7168, 128, 1536, 512, 128, 64, 128).cache(1)
+        704
+        """
+        return tokens * (self.latent + self.rotary + (self.index_dim if self.indexer else 0))
+
+    def held(self, mode: Mode) -> tuple[Size, ...]:
+        """And the indexer's keys."""
+        made = super(IndexedLatentAttention, self).held(mode)
+        width = self.index_dim * WIDTH[HALF if mode.autocast else mode.weights]
+        return (*made, (0, -width, 0, width, 0, 0)) if self.indexer else made
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """With the local variables of transformers' DeepseekV32Attention.forward."""
+        rows, heads = tape.mode.queries, self.heads
+        earlier = tape.new(scaled(rows, self.most), INT) if self.hands_on else None
+        low = tape.linear(x, self.hidden, self.query_rank, self.bias, "q_a_proj")
+        low = RMSNorm(self.query_rank).forward(tape, low)
+        q = tape.turn(tape.linear(low, self.query_rank, self.query_width, False, "q_b_proj"))
+        q_pass, q_rotary = tape.split(q, scaled(rows, heads * self.plain), scaled(rows, heads * self.rotary))
+        joined = tape.linear(x, self.hidden, self.latent + self.rotary, self.bias, "kv_a_proj_with_mqa")
+        latent, k_rotary = tape.split(joined, scaled(rows, self.latent), scaled(rows, self.rotary), dense=True)
+        latent = RMSNorm(self.latent).forward(tape, latent)
+        q_rotary, k_rotary = self.rotate(tape, q_rotary, k_rotary)
+        latent, k_rotary = self.remember(tape, latent, k_rotary)
+        query = tape.concatenate(q_pass, q_rotary)
+        key, value = self.expand(tape, latent, k_rotary)
+        picked = self.pick(tape, x, low) if self.indexer or earlier is None else earlier
+        if earlier is not None:  # the model's loop holds the last choice until the layer returns the next
+            tape.lingering += [earlier, picked]
+        unpicked, mask = self.masks(tape, picked)
+        out = attend(tape, query, key, value, self, mask)
+        result = tape.linear(out, self.value_width, self.hidden, self.bias, "o_proj")
+        del low, q, q_pass, q_rotary, joined, latent, k_rotary, query, key, value, picked, unpicked, mask, out, earlier
+        return result
+
+    def pick(self, tape: Tape, x: Value, low: Value) -> Value:
+        """Numbers of the picked keys; nothing is recorded for a backward pass."""
+        recording, tape.recording = tape.recording, False
+        chosen = self._pick(tape, x, low)
+        tape.recording = recording
+        return chosen
+
+    def _pick(self, tape: Tape, x: Value, low: Value) -> Value:
+        mode, rows, heads, wide = tape.mode, tape.mode.queries, self.index_heads, self.index_dim
+        q = tape.linear(low, self.query_rank, heads * wide, False, "wq_b")
+        q_turn, q_pass = tape.split(q, scaled(rows, heads * self.rotary), scaled(rows, heads * (wide - self.rotary)))
+        k = LayerNorm(wide).forward(tape, tape.linear(x, self.hidden, wide, False, "wk"))
+        k_turn, k_pass = tape.split(k, scaled(rows, self.rotary), scaled(rows, wide - self.rotary))
+        q_turn, k_turn = self._turn(tape, q_turn, k_turn)
+        q = tape.concatenate(q_turn, q_pass)
+        k = tape.concatenate(k_turn, k_pass)
+        if mode.step == "decode":
+            k = joined_to_cache(tape, k, kept_rows(mode.exceeded, None), wide)
+        elif not mode.training:
+            k = tape.operate(k.elements, k.dtype, (k,))
+            keep(tape, k)
+        scores = self._scores(tape, q, k)
+        scores = tape.unary_output(scores)
+        weights = tape.scale(tape.cast(tape.linear(x, self.hidden, heads, False, "weights_proj"), FLOAT))
+        total = tape.new(mode.scores, FLOAT)
+        outside = tape.new(mode.mask, BOOL)
+        total = tape.scale(total)
+        del outside
+        values, numbers = tape.new(scaled(rows, self.most), FLOAT), tape.new(scaled(rows, self.most), LONG)
+        chosen = tape.new(scaled(rows, self.most), INT)
+        del values, numbers, weights, total, scores
+        return chosen
+
+    def _turn(self, tape: Tape, q: Value, k: Value) -> tuple[Value, Value]:
+        cos, sin = tape.shared["cos"], tape.shared["sin"]
+        if self.index_pairs == "halves":
+            return rotated(tape, q, cos, sin), rotated(tape, k, cos, sin)
+        return self.rotate(tape, q, k)
+
+    def _scores(self, tape: Tape, q: Value, k: Value) -> Value:
+        q, k = tape.cast(q, FLOAT), tape.cast(k, FLOAT)
+        if tape.mode.autocast:
+            q, k = tape.cast(q, HALF), tape.cast(k, HALF)
+        copied = tape.new(scaled(tape.mode.scores, self.index_dim), q.dtype) if tape.mode.step != "decode" else None
+        scores = tape.new(scaled(tape.mode.scores, self.index_heads), q.dtype)
+        del copied, q, k
+        return tape.scale(scores)
+
+    def masks(self, tape: Tape, picked: Value) -> tuple[Value, Value]:
+        """Where the keys that were not picked are, and the mask of the causal order without them."""
+        size = tape.mode.scores
+        ones, numbers = tape.new(size, BOOL), tape.new(picked.elements, LONG)
+        unpicked = tape.new(size, BOOL)
+        del ones, numbers
+        if tape.mode.attention == "eager":
+            return unpicked, tape.new(size, tape.mode.hidden)
+        inverse = tape.new(size, BOOL)
+        mask = tape.new(size, BOOL)
+        del inverse
+        return unpicked, mask
+
+
 def turned(tape: Tape, even: Value, odd: Value, cos: Value, sin: Value) -> Value:
     """(even · cos - odd · sin) beside (odd · cos + even · sin)."""
     first = subtract(tape, tape.multiply(even, cos), tape.multiply(odd, sin))
@@ -238,32 +375,33 @@ def _divided(size: Size, by: int) -> Size:
     return (a // by, b // by, c // by, d // by, e // by, f // by)
 
 
-def attend(tape: Tape, q: Value, k: Value, v: Value, layer: LatentAttention) -> Value:
+def attend(tape: Tape, q: Value, k: Value, v: Value, layer: LatentAttention, mask: Value | None = None) -> Value:
     """softmax(q·kᵀ)·v. Where values are narrower than keys torch takes the memory-efficient kernel, else flash
     attention."""
     mode = tape.mode
     out = scaled(mode.queries, layer.value_width)
     if mode.attention == "eager":
-        return eager(tape, q, k, v, layer, out)
+        return eager(tape, q, k, v, layer, out, mask)
     if mode.autocast:
         q, k, v = tape.cast(q, HALF), tape.cast(k, HALF), tape.cast(v, HALF)
     figures = scaled(mode.queries, layer.heads)
-    if q.dtype == HALF and layer.value == layer.head_dim <= MIB_FLASH_HEAD:
+    if mask is None and q.dtype == HALF and layer.value == layer.head_dim <= MIB_FLASH_HEAD:
         result = tape.new(out, q.dtype)
         result = tape.attach(result, (q, k, v), (q, k, v, result, tape.new(figures, FLOAT)))
         result.dense = q.dense
         return tape.copy(tape.turn(result, dense=not result.dense))
+    bias = tape.new(mode.scores, q.dtype) if mask is not None else None
     result = tape.new(out, q.dtype)
-    saved = [q, k, v, result]
+    saved = [q, k, v, result] if bias is None else [q, k, v, result, bias]
     if tape.recording:
         saved.append(tape.new(figures, FLOAT))
     return tape.attach(result, (q, k, v), saved)
 
 
-def eager(tape: Tape, q: Value, k: Value, v: Value, layer: LatentAttention, out: Size) -> Value:
+def eager(tape: Tape, q: Value, k: Value, v: Value, layer: LatentAttention, out: Size, mask: Value | None) -> Value:
     """The Python attention of transformers: scores, a float32 softmax, and its 16-bit copy."""
     weights = tape.scale(tape.matmul(q, k, scaled(tape.mode.scores, layer.heads)))
-    mask = tape.shared.get("mask")
+    mask = mask or tape.shared.get("mask")
     if mask is not None:
         weights = tape.add(weights, mask)
     weights = tape.cast(tape.softmax(tape.cast(weights, FLOAT)), q.dtype)

@@ -1,4 +1,4 @@
-"""Attention with a learned sink for each head, as GPT-OSS has it. [arXiv:2309.17453]"""
+"""Attention of families with experts where it differs: a learned sink for each head, a clamp on q, k and v."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .latent import subtract, turned
 @dataclass(frozen=True, slots=True)
 class SinkAttention(Attention):
     """Grouped attention whose softmax has one entry more: the sink, which takes weight and gives no value.
+    [arXiv:2309.17453, GPT-OSS]
 
     transformers runs it in Python alone; the softmax stays in the dtype of the scores, whose largest is taken off
     first. Rotary
@@ -67,3 +68,16 @@ def largest(tape: Tape, scores: Value, heads: int) -> Value:
     rows = scaled(tape.mode.queries, heads)
     places = tape.new(rows, LONG)
     return tape.operate(rows, scores.dtype, (scores,), (places,), as_inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class ClampedAttention(Attention):
+    """q, k and v from one matrix whose result is clamped, out of place. [DBRX]"""
+
+    def project(self, tape: Tape, x: Value) -> tuple[Value, Value, Value]:
+        """Keeps what is clamped."""
+        wide, narrow, rows = self.query_width, self.key_width, tape.mode.queries
+        joined = tape.linear(x, self.hidden, wide + 2 * narrow, self.bias, self.names.fused or "")
+        joined = tape.unary(joined)
+        q, k, v = tape.split(joined, scaled(rows, wide), scaled(rows, narrow), scaled(rows, narrow))
+        return q, k, v

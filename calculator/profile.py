@@ -21,6 +21,7 @@ from .layers.ends import (
     cross_entropy,
     fused_cross_entropy,
 )
+from .layers.megatron import parallel_cross_entropy
 from .model import Model
 from .tape import (
     BOOL,
@@ -142,7 +143,9 @@ def _tail(model: Model, mode: Mode, keep_logits: bool, loss_kind: str, compiled:
     else:
         logits = head.logits(tape, x, TOKENS)
         until = logits.node
-        if compiled:
+        if loss_kind == "parallel":
+            loss = parallel_cross_entropy(tape, logits)
+        elif compiled:
             loss = compiled_cross_entropy(tape, logits, whole=loss_kind != "chunked")
         elif loss_kind == "chunked":
             loss = chunked_cross_entropy(tape, logits)
@@ -256,7 +259,7 @@ class Course:
 
     checkpointing     none, selective or full
     offloaded         whether what layers keep waits in the host's memory
-    loss              standard, chunked or fused
+    loss              standard, chunked or fused; parallel over a cut vocabulary
     compiled          whether torch.compile makes the loss one kernel
     keep_logits       whether the outputs are held through the backward pass
     first_input_grad  whether the first layer's input needs a gradient

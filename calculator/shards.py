@@ -13,13 +13,15 @@ from typing import Any
 
 from .errors import InvalidSetup
 from .layers.blocks import Block
+from .layers.experts import Experts
+from .layers.megatron import MegatronBlock, MegatronEmbedding, MegatronHead
 from .model import Model
+from .parallel import sliced
 from .tensors import Cut, Tensor
 from .units import ceil_div
 
 HEADS = ("heads", "kv_heads", "value_heads", "key_heads", "groups")
 WIDTHS = ("intermediate", "shared_intermediate")
-TRAVELLING = ("mixer", "feed_forward", "shared", "dense", "expert", "experts_layer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +35,21 @@ class Stage:
 
 def local_layer(layer: Any, tensor: int, expert: int = 1) -> Any:
     """The part of a layer that one GPU runs. Key heads fewer than GPUs are copied, never split."""
-    if tensor == 1 and expert == 1:
-        return layer
-    return _local(layer, tensor, expert)
+    return _dealt(sliced(layer, tensor), expert)
 
 
-@lru_cache(maxsize=4096)
-def _local(layer: Any, tensor: int, expert: int) -> Any:
-    changes: dict[str, Any] = {}
-    for each in fields(layer):
-        value = getattr(layer, each.name)
-        if each.name in HEADS + WIDTHS and isinstance(value, int) and value:
-            changes[each.name] = ceil_div(value, tensor)
-        elif each.name == "experts" and isinstance(value, int) and value:
-            changes[each.name] = ceil_div(value, expert)
-        elif is_dataclass(value) and not isinstance(value, type):
-            changes[each.name] = local_layer(value, tensor, expert)
-    return replace(layer, **{name: value for name, value in changes.items() if value != getattr(layer, name)})
+def _dealt(part: Any, ways: int) -> Any:
+    """A layer with its share of the routed experts; the router keeps all of its outputs."""
+    if ways == 1 or not is_dataclass(part) or isinstance(part, type):
+        return part
+    if isinstance(part, Experts):
+        return replace(part, experts=ceil_div(part.experts, ways))
+    changed = {
+        each.name: made
+        for each in fields(part)
+        if is_dataclass(value := getattr(part, each.name)) and (made := _dealt(value, ways)) is not value
+    }
+    return replace(part, **changed) if changed else part
 
 
 @lru_cache(maxsize=512)
@@ -57,12 +57,43 @@ def local_model(model: Model, tensor: int, expert: int = 1) -> Model:
     """The model as one GPU of a tensor- and expert-parallel group runs it."""
     if tensor == 1 and expert == 1:
         return model
+    made = {layer: local_layer(layer, tensor, expert) for layer in model.distinct}
     return replace(
         model,
-        layers=tuple(local_layer(layer, tensor, expert) for layer in model.layers),
+        layers=tuple(made[layer] for layer in model.layers),
         embedding=replace(model.embedding, vocabulary=ceil_div(model.embedding.vocabulary, tensor)),
         head=replace(model.head, vocabulary=ceil_div(model.head.vocabulary, tensor)),
     )
+
+
+@lru_cache(maxsize=512)
+def megatron_model(model: Model, tensor: int, expert: int, sequence: bool) -> Model:
+    """The same with Megatron's layers and ends, the sequence between products cut or not."""
+    local = local_model(model, tensor, expert)
+    hidden = local.hidden
+    parts = tensor if sequence else 1
+    made = {
+        layer: MegatronBlock(layer.mixer, layer.feed_forward, layer.norms, hidden, parts) for layer in local.distinct
+    }
+    return replace(
+        local,
+        layers=tuple(made[layer] for layer in local.layers),
+        embedding=MegatronEmbedding(local.embedding.vocabulary, hidden // parts, whole=hidden),
+        head=MegatronHead(local.head.vocabulary, hidden // parts, local.head.tied, local.head.norm, whole=hidden),
+        tables=(),
+        beside=(),
+        held_embedding=False,
+    )
+
+
+@lru_cache(maxsize=512)
+def placeholder_elements(model: Model) -> int:
+    """Elements of the empty gradients that Megatron's products hand back, one for each shape of a matrix."""
+    found: set[tuple[int, int]] = set()
+    for layer in model.distinct:
+        if isinstance(layer, MegatronBlock):
+            found |= layer.placeholders()
+    return sum(out * into for out, into in found)
 
 
 def stage_tensors(model: Model, begin: int, end: int) -> Iterator[Tensor]:

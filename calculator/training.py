@@ -22,7 +22,15 @@ from .precisions import BYTES, stored, tape_dtype
 from .profile import Course, step_profile
 from .quantization import Weights, find_recipe
 from .setup import Lora, TrainingSetup
-from .shards import Stage, check_expert, check_tensor, local_model, stages
+from .shards import (
+    Stage,
+    check_expert,
+    check_tensor,
+    local_model,
+    megatron_model,
+    placeholder_elements,
+    stages,
+)
 from .tape import Adapter, Mode, Moment, evaluate
 from .tensors import Tensor
 from .units import ceil_div
@@ -68,7 +76,7 @@ def settled(model: Model, setup: TrainingSetup) -> TrainingSetup:
     if setup.method == "qlora" and quantization is None:
         quantization = "bnb-nf4-dq"
     trained = lora.precision if lora is not None else precision
-    gradients = setup.gradient_precision or trained
+    gradients = setup.gradient_precision or ("float32" if setup.framework == "megatron" else trained)
     states = setup.optimizer_state_precision or ("float32" if mixed == "master_weights" else trained)
     return replace(
         setup,
@@ -93,7 +101,8 @@ def scheme_of(setup: TrainingSetup) -> Scheme:
         autocast=setup.mixed_precision == "autocast",
         persistent=setup.mixed_precision == "master_weights"
         or setup.gradient_accumulation > 1
-        or setup.micro_batches > 1,
+        or setup.micro_batches > 1
+        or setup.framework == "megatron",
     )
 
 
@@ -442,7 +451,7 @@ def course_of(setup: TrainingSetup, stage: Stage, layers: int) -> Course:
     return Course(
         setup.gradient_checkpointing,
         setup.activation_offload,
-        setup.loss,
+        "parallel" if setup.framework == "megatron" else setup.loss,
         setup.compile,
         setup.keep_logits,
         setup.lora is None,
@@ -450,6 +459,13 @@ def course_of(setup: TrainingSetup, stage: Stage, layers: int) -> Course:
         None if whole else (stage.begin, stage.end),
         stage.waiting,
     )
+
+
+def local_of(model: Model, setup: TrainingSetup) -> Model:
+    """The model as one GPU of a settled setup runs it, in the layers of its framework."""
+    if setup.framework == "megatron":
+        return megatron_model(model, setup.tensor_parallel, setup.expert_parallel, setup.sequence_parallel)
+    return local_model(model, setup.tensor_parallel, setup.expert_parallel)
 
 
 def _lingers(setup: TrainingSetup) -> bool:
@@ -470,7 +486,7 @@ def _stage(model: Model, setup: TrainingSetup, stage: Stage) -> Answer:
     recipe = base_recipe(setup)
     held = _held(model, stage.begin, stage.end, spread.tensor, spread.expert, scheme.weights, recipe)
     profile = step_profile(
-        local_model(model, spread.tensor, spread.expert),
+        local_of(model, setup),
         mode_of(model, setup),
         course_of(setup, stage, len(model.layers)),
     )
@@ -518,6 +534,10 @@ def _stage(model: Model, setup: TrainingSetup, stage: Stage) -> Answer:
     tokens = batch * length
     inputs = LABELS * tokens
     beside = _beside(setup, scheme, spread, held, trained, sharded)
+    if setup.framework == "megatron":
+        empty = placeholder_elements(local_of(model, setup))
+        part = Part("temporary_memory", 2 * empty, f"an empty gradient for each shape of a matrix: {empty:,} × 2 bytes")
+        beside = {name: (*parts, part) for name, parts in beside.items()}
     factor = Fraction(0)
     if not scheme.persistent and not setup.optimizer_in_backward:
         factor = width * gradients / (profile.gradients[6] or 1)

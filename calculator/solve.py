@@ -131,70 +131,102 @@ def is_split(setup: Any) -> bool:
     return any(getattr(setup, name, 1) != 1 for name in PARALLEL)
 
 
-def splits(setup: Any, count: int) -> Iterator[dict[str, Any]]:
-    """Ways to use `count` GPUs, the ones people try first first.
+NODE = 8  # GPUs that share memory fast enough for tensor parallelism
 
-    Inference: tensor parallelism inside a node, pipeline stages over nodes. Training: shards of everything over
-    data-parallel
-    ranks, with tensor parallelism where a layer is too much for one GPU.
+
+def split_of(setup: Any, tensor: int, others: int) -> dict[str, Any]:
+    """The fields of a split: `tensor` ways of tensor parallelism inside a node, `others` of what goes over nodes.
+
+    In inference those are pipeline stages, in training data-parallel ranks that shard everything.
     """
-    if count == 1:
-        yield {}
-        return
-    ways = [each for each in range(min(count, 8), 0, -1) if count % each == 0]
-    if isinstance(setup, TrainingSetup):
-        for tensor in reversed(ways):
-            change: dict[str, Any] = {"data_parallel": count // tensor, "zero_stage": 3} if count > tensor else {}
-            if tensor > 1:
-                change["tensor_parallel"] = tensor
-            yield change
-    else:
-        for tensor in ways:
-            change = {"tensor_parallel": tensor} if tensor > 1 else {}
-            if count > tensor:
-                change["pipeline_parallel"] = count // tensor
-            yield change
+    change: dict[str, Any] = {"tensor_parallel": tensor} if tensor > 1 else {}
+    if others > 1 and isinstance(setup, TrainingSetup):
+        change |= {"data_parallel": others, "zero_stage": 3}
+    elif others > 1:
+        change["pipeline_parallel"] = others
+    return change
 
 
-def fewest(run: Run, model: Model, setup: Setup, gpu: GPU, most: int = MOST_GPUS) -> Placement | None:
-    """The fewest GPUs of a kind that hold the work, None where `most` do not.
+def fewest(run: Run, model: Model, setup: Setup, gpu: GPU, most: int = MOST_GPUS, least: int = 1) -> Placement | None:
+    """The fewest GPUs of a kind that hold the work, None where `most` do not; `least` are known to be needed.
 
-    Counts start where the states alone would fill the cards: no split takes less.
+    For every number of tensor-parallel ways the fewest others are searched, which never need more of a GPU the more
+    they are. Of splits over equally many the one with most tensor parallelism wins in inference, the least in
+    training.
     """
     if is_split(setup):
         return _placed(run, model, replace(setup, gpu=gpu, gpu_count=None), gpu, {})
-    start = 2
-    first = _placed(run, model, replace(setup, gpu=gpu, gpu_count=None), gpu, {}, fits=False)
-    if first is not None:
-        if (first.estimate.room or 0) >= 0:
-            return first
-        held = min((phase.total for phase in first.estimate.phases), default=0)
-        weights = min((phase.bytes_of("model_weights") for phase in first.estimate.phases), default=held)
-        start = max(2, -(-weights // gpu.memory))
-    for count in range(start, most + 1):
-        for split in splits(setup, count):
-            found = _placed(run, model, replace(setup, gpu=gpu, gpu_count=None, **split), gpu, split)
-            if found is not None:
-                return found
-    return None
+
+    def at(tensor: int, others: int) -> Placement | None:
+        split = split_of(setup, tensor, others)
+        return _placed(run, model, replace(setup, gpu=gpu, gpu_count=None, **split), gpu, split)
+
+    if least == 1:
+        alone = at(1, 1)
+        if alone is not None:
+            return alone
+    ways = range(1, NODE + 1)
+    best: Placement | None = None
+    for tensor in ways if isinstance(setup, TrainingSetup) else reversed(ways):
+        bound = (best.gpu_count - 1 if best is not None else most) // tensor
+        if isinstance(setup, InferenceSetup):
+            bound = min(bound, len(model.layers))
+        found = _fewest_others(at, tensor, max(-(-least // tensor), 1), bound)
+        best = found or best
+    return best
 
 
-def _placed(
-    run: Run, model: Model, setup: Any, gpu: GPU, split: Mapping[str, Any], fits: bool = True
-) -> Placement | None:
+def _fewest_others(at: Callable[[int, int], Placement | None], tensor: int, least: int, most: int) -> Placement | None:
+    """The fewest others in [least, most] with which it fits: gallops up, then bisects."""
+    if least > most:
+        return None
+    found = at(tensor, most)
+    if found is None:
+        return None
+    low, high, step = least - 1, most, 1
+    while low + step < high:
+        here = at(tensor, low + step)
+        if here is not None:
+            found, high = here, low + step
+            break
+        low, step = low + step, 2 * step
+    while high - low > 1:
+        middle = (low + high) // 2
+        here = at(tensor, middle)
+        if here is not None:
+            found, high = here, middle
+        else:
+            low = middle
+    return found
+
+
+def _placed(run: Run, model: Model, setup: Any, gpu: GPU, split: Mapping[str, Any]) -> Placement | None:
     try:
         estimate = run(model, setup)
     except CalculatorError:
         return None  # heads that do not divide, stages that outnumber layers, an engine that does not split so
-    if estimate.room is None or (fits and estimate.room < 0):
+    if estimate.room is None or estimate.room < 0:
         return None
     count = int((estimate.fit or {}).get("gpu_count", 1))
     return Placement(gpu, count, split, estimate)
 
 
 def placements(run: Run, model: Model, setup: Setup, catalogue: Iterable[GPU]) -> list[Placement]:
-    """Every GPU of the catalogue with the fewest needed, the least total memory first."""
-    found = [placed for gpu in catalogue if (placed := fewest(run, model, setup, gpu)) is not None]
+    """Every GPU of the catalogue with the fewest needed, the least total memory first.
+
+    Cards are asked from the largest memory down: a smaller one never needs fewer, and where one cannot hold the work
+    at all none below it can.
+    """
+    found: list[Placement] = []
+    last: Placement | None = None
+    for gpu in sorted(catalogue, key=lambda gpu: -gpu.memory):
+        if last is not None and last.gpu.memory == gpu.memory:
+            last = replace(last, gpu=gpu)
+        else:
+            last = fewest(run, model, setup, gpu, least=last.gpu_count if last is not None else 1)
+            if last is None:
+                break
+        found.append(last)
     return sorted(found, key=lambda placed: (placed.total_memory, placed.gpu_count, placed.gpu.name))
 
 

@@ -119,13 +119,18 @@ def head_counts(model: Model) -> tuple[tuple[int, int], ...]:
     return tuple(sorted(found))
 
 
+@lru_cache(maxsize=4096)
 def mixers(layer: Any) -> tuple[Any, ...]:
-    """The mixers of a layer: one, or several side by side."""
+    """The mixers of a layer that have heads of their own: one, or those that a composite joins."""
     mixer = getattr(layer, "mixer", None)
     if mixer is None:
         return ()
-    inner = [each for each in getattr(mixer, "parts", ()) if hasattr(each, "cache")]
-    return tuple(inner) or (mixer,)
+    if not hasattr(mixer, "heads") and is_dataclass(mixer):
+        inner = [getattr(mixer, each.name) for each in fields(mixer)]
+        joined = tuple(each for each in inner if hasattr(each, "heads") and hasattr(each, "cache"))
+        if joined:
+            return joined
+    return (mixer,)
 
 
 def _check_heads(model: Model, tensor: int) -> None:

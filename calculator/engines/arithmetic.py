@@ -35,7 +35,7 @@ def _profile(
 def need(question: Question, stage: int, step: str, length: int) -> int:
     """Bytes that one forward pass takes beside weights, cache included as transformers stores it in 16 or 32 bit."""
     model, setup, placement = question.model, question.setup, question.placement
-    if placement != ALONE:
+    if placement is not ALONE:
         first, last = stage_ends(len(model.layers), placement.pipeline)[stage]
         model = part_of(model, placement.tensor, first, last)
     assert setup.precision
@@ -52,17 +52,17 @@ def need(question: Question, stage: int, step: str, length: int) -> int:
     return profile.need(step, setup.batch_size, length)
 
 
-def moments(question: Question, stage: int) -> tuple[Part, Part]:
-    """Activations of a prefill and of a decode step: the largest moment less the cache."""
-    model, setup, placement = question.model, question.setup, question.placement
+def moments(question: Question, stage: int, elements: tuple[int, int], state: int) -> tuple[Part, Part]:
+    """Activations of a prefill and of a decode step: the largest moment less the cache, of so many elements a sequence
+    in either, and less the states."""
+    setup, width = question.setup, question.width
     assert setup.prompt_length
     batch = setup.batch_size
-    state = batch * states_held(model, placement, stage, question.width)
+    inputs = IDS * batch * (setup.prompt_length + 1)
+    lengths = setup.prompt_length, setup.sequence_length
     made = []
-    for step, length in (("prefill", setup.prompt_length), ("decode", setup.sequence_length)):
-        held = batch * cache_held(model, placement, stage, length) * question.width + state
-        inputs = IDS * batch * setup.prompt_length + IDS * batch
-        size = max(need(question, stage, step, length) - held, 0) + inputs
+    for step, length, kept in zip(("prefill", "decode"), lengths, elements, strict=True):
+        size = max(need(question, stage, step, length) - batch * kept * width - state, 0) + inputs
         made.append(Part("activation_memory", size, f"largest moment of {step}: {batch} × {length:,} tokens"))
     return made[0], made[1]
 
@@ -76,37 +76,41 @@ def weights_part(question: Question, size: int) -> Part:
     return Part("model_weights", size, formula)
 
 
-def cache_at(question: Question, stage: int, tokens: int) -> Part:
-    """Cache and states of every sequence at so many tokens, by arithmetic."""
-    model, setup, placement = question.model, question.setup, question.placement
-    assert setup.kv_cache_precision
-    elements = cache_held(model, placement, stage, tokens)
-    stored = cache_formats(setup.kv_cache_precision)
-    grown = setup.batch_size * stored.bytes(elements)
-    state = setup.batch_size * states_held(model, placement, stage, question.width)
-    formula = f"{setup.batch_size} × {elements:,} elements × {stored.bits_per_weight:g} bits"
-    return Part("kv_cache", grown + state, formula + (f" + {state:,} bytes of state" if state else ""))
+def cache_part(question: Question, elements: int, state: int) -> Part:
+    """Cache of every sequence, of so many elements each, and the states of all."""
+    batch, precision = question.setup.batch_size, question.setup.kv_cache_precision
+    assert precision
+    stored = cache_formats(precision)
+    formula = f"{batch} × {elements:,} elements × {stored.bits_per_weight:g} bits"
+    if state:
+        formula += f" + {state:,} bytes of state"
+    return Part("kv_cache", batch * stored.bytes(elements) + state, formula)
 
 
 def needed_cache(question: Question, stage: int) -> tuple[int, int]:
     """Bytes of the cache by arithmetic on one GPU: what grows with tokens, and states."""
-    setup = question.setup
-    state = setup.batch_size * states_held(question.model, question.placement, stage, question.width)
-    return cache_at(question, stage, setup.sequence_length).bytes - state, state
+    setup, placement = question.setup, question.placement
+    assert setup.kv_cache_precision
+    elements = cache_held(question.model, placement, stage, setup.sequence_length)
+    state = states_held(question.model, placement, stage, question.width)
+    return setup.batch_size * cache_formats(setup.kv_cache_precision).bytes(elements), setup.batch_size * state
 
 
 def share(question: Question, stage: int, loading: Loading = PLAIN) -> Share:
     """One GPU by arithmetic alone."""
     model, setup, placement = question.model, question.setup, question.placement
     assert setup.precision and setup.prompt_length
-    cache = cache_at(question, stage, setup.sequence_length)
-    early = cache if setup.prompt_length == setup.sequence_length else cache_at(question, stage, setup.prompt_length)
+    late = early = cache_held(model, placement, stage, setup.sequence_length)
     state = setup.batch_size * states_held(model, placement, stage, question.width)
+    cache = first = cache_part(question, late, state)
+    if setup.prompt_length != setup.sequence_length:
+        early = cache_held(model, placement, stage, setup.prompt_length)
+        first = cache_part(question, early, state)
     return Share(
         placement.tensor * placement.data,
         weights_part(question, weights_held(model, question.recipe, setup.precision, placement, stage, loading)),
-        (early, cache),
-        moments(question, stage),
+        (first, cache),
+        moments(question, stage, (early, late), state),
         (),
         cache.bytes - state,
         state,

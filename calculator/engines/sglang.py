@@ -16,9 +16,9 @@ from .holdings import Loading, cache_formats, states_held, weights_reserved
 from .moments import widest
 from .pages import kinds
 from .transformers import CONTEXT
-from .vllm import IDS, tables
+from .vllm import IDS, repacked, tables
 
-LOADING = Loading(vocabulary=64, allocator=True, fused=True)
+LOADING = Loading(vocabulary=64, cut_towers=True, allocator=True, fused=True)
 WINDOW_SHARE = 0.8  # server_args.py: swa_full_tokens_ratio, tokens of window layers for each token of full ones
 STATE_SHARE = 0.9  # server_args.py: mamba_full_memory_ratio, bytes of states for each byte of cache
 GRAPHS = Measured(700 * MIB, 180 * MIB, 3000 * MIB, "a log of Qwen2.5-1.5B: 0.18 and 0.51 GiB for its two captures")
@@ -63,7 +63,7 @@ def settle(question: Question) -> Question:
         options["context_length"] = question.model.max_context or max(setup.sequence_length, 2048)
     if options["mem_fraction_static"] is None and setup.gpu is not None:
         options["mem_fraction_static"] = fraction(question, setup.gpu, int(options["chunked_prefill_size"] or 0), batch)
-    return replace(question, options=MappingProxyType(options))
+    return replace(question, options=MappingProxyType(options), recipe=repacked(question))
 
 
 def fraction(question: Question, gpu: GPU, chunk: int, batch: int) -> float:
@@ -106,7 +106,7 @@ def activation(question: Question, stage: int) -> tuple[int, str]:
     passed = tokens * (width * question.width + IDS)
     if stage == question.placement.pipeline - 1:
         passed = max(passed, setup.batch_size * question.model.head.vocabulary * (question.width + 2 * 4))
-    return passed, f"{tokens:,} tokens × ({width:,} elements × {8 * question.width} bits + {IDS} bytes)"
+    return passed, f"{tokens:,} tokens × ({width:,} elements × {8 * question.width} bits + {IDS} bytes) [not measured]"
 
 
 def share(question: Question, stage: int) -> Share:

@@ -49,6 +49,8 @@ class Model:
     batched_tables whether each sequence has rotary tables of its own (positions of text, rows and columns)
     beside       further tensors that every layer sees: (name, elements, dtype or None for that of the weights)
     mask_filled  whether the eager mask is boolean and fills scores, so that each layer keeps it
+    unmasked     whether no mask is made: encoders without padding
+    biases       score matrices that all layers add, without a batch: (name, heads)
     holds_outputs whether attention weights that a layer hands back live until the next is through
     held_embedding  whether the forward pass holds the embedding's output while the layers run
     inputs       what the embedding makes for all layers beside the hidden states: (name, elements a token)
@@ -80,6 +82,8 @@ class Model:
     batched_tables: bool = False
     beside: tuple[tuple[str, Size, str | None], ...] = ()
     mask_filled: bool = False
+    unmasked: bool = False
+    biases: tuple[tuple[str, int], ...] = ()
     holds_outputs: bool = False
     inputs: tuple[tuple[str, int], ...] = ()
     last_token_from: int | None = None

@@ -87,9 +87,10 @@ def shared_tables(model: Model, mode: Mode) -> Shared:
     else:
         made.append(("position_ids", mode.query_positions, LONG))
     made += [(name, scaled(mode.queries, width), mode.hidden) for name, width in model.inputs]
+    made += [(name, scaled(mode.mask, heads), mode.hidden) for name, heads in model.biases]
     exceeded = [window for window in model.windows if window in mode.exceeded]
     if mode.attention == "eager":
-        if None in model.reaches and not model.distances:
+        if None in model.reaches and not model.distances and not model.unmasked:
             made.append(("filling", mode.scores, BOOL) if model.mask_filled else ("mask", mode.scores, mode.hidden))
         for window in model.windows:
             kept = kept_rows(mode.exceeded, window) if mode.step == "decode" else mode.scores
@@ -150,7 +151,7 @@ def _tail(model: Model, mode: Mode, keep_logits: bool, loss_kind: str, compiled:
         elif loss_kind == "chunked":
             loss = chunked_cross_entropy(tape, logits)
         else:
-            loss = cross_entropy(tape, logits)
+            loss = cross_entropy(tape, logits, head.narrow_loss)
         held = logits if keep_logits or (loss_kind == "chunked" and not compiled) else None
         del logits
     loss_forward = front(tape.moments)

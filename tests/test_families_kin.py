@@ -59,8 +59,7 @@ def test_parameters_are_counted_to_the_last(name: str) -> None:
 def test_a_layer_keeps_what_was_counted(name: str, mode: str) -> None:
     model = model_of(name)
     how = mode_of(model, MODES[mode])
-    layer = model.layers[len(model.layers) // 2]
-    kept = trace(layer, how, model.hidden, how.hidden, shared_tables(model, how)).saved
+    kept = trace(model.layers[1], how, model.hidden, how.hidden, shared_tables(model, how)).saved
     assert evaluate(kept, SEQUENCES, LENGTH) == pytest.approx(COUNTED[name]["saved"][mode], abs=BESIDE)
 
 
@@ -162,6 +161,23 @@ def test_families_of_published_modeling_files(kind: str, more: dict[str, Any], p
     for step in ("prefill", "decode"):
         assert inference_profile(model, Mode(step=step)).need(step, 2, 16) > 0
     assert training_profile(model, Mode()).need("backward", 2, 16) > 0
+
+
+def test_an_encoder_may_come_without_a_head() -> None:
+    sizes = {"model_type": "bert", **SIZES, "max_position_embeddings": 32}
+    bare, headed = read_model({**sizes, "architectures": ["BertModel"]}), read_model(sizes)
+    # 64·64 + 64 of the pooler; 64·64 + 64 + 2·64 + 100 before the tied matrix
+    assert bare.components()["other"] == 4_160 and bare.components()["lm_head"] == 0
+    assert headed.components()["lm_head"] == 4_160 + 128 + 100
+    assert bare.cache(100) == headed.cache(100) == 0
+
+
+def test_a_decoder_keeps_target_and_source() -> None:
+    sizes = {"model_type": "t5", "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 3, "num_heads": 4}
+    model = read_model({**sizes, "num_decoder_layers": 2, "vocab_size": 100})
+    assert model.cache(10) == 2 * 2 * 2 * 64 * 10  # two layers, keys and values, of target and of source
+    for step in ("prefill", "decode"):
+        assert inference_profile(model, Mode(step=step)).need(step, 2, 16) > 0
 
 
 def test_layers_that_predict_further_tokens_are_counted_apart() -> None:

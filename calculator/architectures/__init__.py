@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import InvalidConfig, UnknownName, nearest
 from ..model import Model
 from .early import READERS as EARLY
+from .encoders import READERS as ENCODERS
 from .experts import READERS as EXPERTS
 from .fields import Fields
 from .gemma import READERS as GEMMA
@@ -28,6 +29,7 @@ from .vision import READERS as VISION
 
 READERS: dict[str, Reader] = {
     **EARLY,
+    **ENCODERS,
     **EXPERTS,
     **GEMMA,
     **GEMMA4,

@@ -361,7 +361,7 @@ def minicpm(fields: Fields, name: str | None) -> Model:
         tied=True,
         rotary=head_dim,
         embedding={"scaled": True},
-        head={"scaled": True},
+        head={"shrunk": True},
     )
 
 

@@ -96,6 +96,7 @@ class Head:
     scaled     whether logits are multiplied by a constant (Cohere, Granite)
     widened    whether logits are handed on in float32 (Mamba)
     shrunk     whether hidden states are multiplied by a constant before the matrix (MiniCPM 3)
+    narrow_loss  whether the loss is computed in the logits' dtype (BERT, T5)
     """
 
     vocabulary: int
@@ -109,6 +110,7 @@ class Head:
     scaled: bool = False
     widened: bool = False
     shrunk: bool = False
+    narrow_loss: bool = False
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The norm's weights and the matrix, unless it is the embedding's."""
@@ -143,10 +145,11 @@ class Head:
         return tape.cast(logits, FLOAT) if self.widened else logits
 
 
-def cross_entropy(tape: Tape, logits: Value) -> Value:
+def cross_entropy(tape: Tape, logits: Value, narrow: bool = False) -> Value:
     """transformers' ForCausalLMLoss: logits in float32, their log-softmax (saved), and the mean negative
-    log-likelihood."""
-    logits = tape.cast(logits, FLOAT)
+    log-likelihood. `narrow` is torch's own: in the logits' dtype, unless autocast widens it."""
+    if not narrow or tape.mode.autocast:
+        logits = tape.cast(logits, FLOAT)
     chances = tape.unary_output(logits)
     return tape.operate(LOSS, FLOAT, (chances,), (chances,), _loss_gradient)
 

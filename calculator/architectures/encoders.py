@@ -1,0 +1,265 @@
+"""Encoders (BERT, RoBERTa, DistilBERT) and the encoder-decoder T5.
+
+A step of an encoder-decoder model has as many source tokens as target tokens: its figures are for both at that length.
+"""
+
+from __future__ import annotations
+
+from ..layers.attention import Projections
+from ..layers.blocks import Block
+from ..layers.encoders import (
+    Crossing,
+    DistilBlock,
+    EncoderAttention,
+    EncoderBlock,
+    EncoderEmbedding,
+    EncoderFeedForward,
+    MaskedHead,
+    PoolingHead,
+    T5Attention,
+    T5Block,
+    T5FeedForward,
+    T5GatedFeedForward,
+    T5Head,
+    T5Norm,
+)
+from ..layers.ends import Embedding, Head
+from ..layers.feed_forward import FeedForward
+from ..layers.norms import LayerNorm
+from ..model import Model
+from ..tape import TOKENS, scaled
+from .fields import Fields
+from .kin import with_defaults
+from .llama import finish
+from .table import Reader
+
+
+def bert(fields: Fields, name: str | None) -> Model:
+    """BERT with its head over the vocabulary, or bare where `architectures` says BertModel."""
+    fields = with_defaults(
+        fields,
+        vocab_size=30522,
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        max_position_embeddings=512,
+        type_vocab_size=2,
+    )
+    return bert_like(fields, name)
+
+
+def roberta(fields: Fields, name: str | None) -> Model:
+    """RoBERTa and XLM-RoBERTa: BERT under other names, two positions more than tokens."""
+    fields = with_defaults(
+        fields,
+        vocab_size=50265,
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        max_position_embeddings=512,
+        type_vocab_size=2,
+    )
+    return bert_like(fields, name, "lm_head.dense", "lm_head.layer_norm")
+
+
+def bert_like(
+    fields: Fields,
+    name: str | None,
+    transform: str = "cls.predictions.transform.dense",
+    transform_norm: str = "cls.predictions.transform.LayerNorm",
+) -> Model:
+    """What the two have in common."""
+    hidden = fields.size("hidden_size")
+    heads = fields.size("num_attention_heads")
+    head_dim = fields.divides(hidden, heads, ("hidden_size", "num_attention_heads"))
+    dropout = fields.number("hidden_dropout_prob", default=0.1)
+    attention = EncoderAttention(
+        hidden,
+        heads,
+        heads,
+        head_dim,
+        bias=True,
+        output_bias=True,
+        names=Projections("self.query", "self.key", "self.value", "output.dense"),
+        prefix="attention",
+        rotary_dim=0,
+        causal=False,
+        dropout=fields.number("attention_probs_dropout_prob", default=0.1),
+    )
+    activation = fields.text("hidden_act", default="gelu")
+    wide = fields.size("intermediate_size")
+    feed_forward = EncoderFeedForward(hidden, wide, activation, up="intermediate.dense", down="output.dense", prefix="")
+    norms = (LayerNorm(hidden, "attention.output.LayerNorm"), LayerNorm(hidden, "output.LayerNorm"))
+    block = EncoderBlock(attention, feed_forward, norms, dropout)
+    vocabulary, positions = fields.size("vocab_size"), fields.size("max_position_embeddings")
+    named = fields.values.get("architectures")
+    bare = isinstance(named, list) and any(isinstance(each, str) and each.endswith("Model") for each in named)
+    tied = fields.flag("tie_word_embeddings", default=True)
+    head: Head = PoolingHead(vocabulary, hidden, True, None, narrow_loss=True)
+    if not bare:
+        head = MaskedHead(
+            vocabulary,
+            hidden,
+            tied,
+            None,
+            "cls.predictions.decoder",
+            narrow_loss=True,
+            activation=activation,
+            transform=transform,
+            transform_norm=transform_norm,
+        )
+    return finish(
+        fields,
+        name,
+        EncoderEmbedding(
+            vocabulary,
+            hidden,
+            "word_embeddings",
+            positions,
+            "position_embeddings",
+            fields.size("type_vocab_size"),
+            LayerNorm(hidden, "embeddings.LayerNorm"),
+            dropout=dropout,
+        ),
+        (block,) * fields.size("num_hidden_layers"),
+        head,
+        max_context=positions,
+        unmasked=True,
+    )
+
+
+def distilbert(fields: Fields, name: str | None) -> Model:
+    """DistilBERT: BERT without token types, under other names."""
+    fields = with_defaults(
+        fields, vocab_size=30522, dim=768, n_layers=6, n_heads=12, hidden_dim=3072, max_position_embeddings=512
+    )
+    hidden = fields.size("dim", "hidden_size")
+    heads = fields.size("n_heads", "num_attention_heads")
+    head_dim = fields.divides(hidden, heads, ("dim", "n_heads"))
+    dropout = fields.number("dropout", default=0.1)
+    attention = EncoderAttention(
+        hidden,
+        heads,
+        heads,
+        head_dim,
+        bias=True,
+        output_bias=True,
+        names=Projections("q_lin", "k_lin", "v_lin", "out_lin"),
+        prefix="attention",
+        rotary_dim=0,
+        causal=False,
+        dropout=fields.number("attention_dropout", default=0.1),
+    )
+    activation = fields.text("activation", default="gelu")
+    feed_forward = FeedForward(hidden, fields.size("hidden_dim"), activation, up="lin1", down="lin2", prefix="ffn")
+    norms = (LayerNorm(hidden, "sa_layer_norm"), LayerNorm(hidden, "output_layer_norm"))
+    block = DistilBlock(attention, feed_forward, norms, dropout)
+    vocabulary, positions = fields.size("vocab_size"), fields.size("max_position_embeddings")
+    return finish(
+        fields,
+        name,
+        EncoderEmbedding(
+            vocabulary,
+            hidden,
+            "word_embeddings",
+            positions,
+            "position_embeddings",
+            norm=LayerNorm(hidden, "embeddings.LayerNorm"),
+            dropout=dropout,
+        ),
+        (block,) * fields.size("n_layers", "num_hidden_layers"),
+        MaskedHead(
+            vocabulary,
+            hidden,
+            fields.flag("tie_word_embeddings", default=True),
+            None,
+            "vocab_projector",
+            narrow_loss=True,
+            activation=activation,
+            transform="vocab_transform",
+            transform_norm="vocab_layer_norm",
+        ),
+        max_context=positions,
+        unmasked=True,
+    )
+
+
+def t5(fields: Fields, name: str | None) -> Model:
+    """T5, T5 1.1 and FLAN-T5: an encoder and a decoder over one table; where the head is the table too, what goes into
+    it is scaled."""
+    fields = with_defaults(fields, vocab_size=32128, d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8)
+    hidden, head_dim, heads = fields.size("d_model"), fields.size("d_kv"), fields.size("num_heads")
+    wide, dropout = fields.size("d_ff"), fields.number("dropout_rate", default=0.1)
+    buckets = fields.size("relative_attention_num_buckets", default=32)
+    count = fields.size("num_layers")
+    kind = fields.text("feed_forward_proj", default="relu")
+    activation = "gelu_new" if kind == "gated-gelu" else kind.rsplit("-", 1)[-1]
+    inner: T5FeedForward | T5GatedFeedForward
+    if kind.startswith("gated"):
+        inner = T5GatedFeedForward(
+            hidden, wide, activation, gate="wi_0", up="wi_1", down="wo", prefix="layer.DenseReluDense", dropout=dropout
+        )
+    else:
+        inner = T5FeedForward(
+            hidden, wide, activation, False, up="wi", down="wo", prefix="layer.DenseReluDense", dropout=dropout
+        )
+
+    def attention(causal: bool, first: bool, across: bool = False) -> T5Attention:
+        return T5Attention(
+            hidden,
+            heads,
+            heads,
+            head_dim,
+            names=Projections("q", "k", "v", "o"),
+            prefix="layer.EncDecAttention" if across else "layer.SelfAttention",
+            rotary_dim=0,
+            causal=causal,
+            dropout=dropout,
+            buckets=buckets if first else 0,
+            across=across,
+        )
+
+    norms = tuple(T5Norm(hidden, f"layer.{index}.layer_norm") for index in range(3))
+
+    def side(layers: int, decoder: bool) -> list[Block]:
+        across = attention(False, False, True) if decoder else None
+        kept = norms if decoder else norms[:2]
+        first, other = (
+            T5Block(attention(decoder, at_start), inner, kept, across, not decoder, dropout)
+            for at_start in (True, False)
+        )
+        return [first, *[other] * (layers - 1)]
+
+    vocabulary = fields.size("vocab_size")
+    crossing = Crossing(None, None, (T5Norm(hidden, "encoder.final_layer_norm"),), vocabulary, hidden, dropout)
+    decoders = fields.size("num_decoder_layers", default=count)
+    scales = fields.values.get("tie_word_embeddings") is not False
+    return finish(
+        fields,
+        name,
+        Embedding(vocabulary, hidden, "shared", dropout=dropout),
+        (*side(count, False), crossing, *side(decoders, True)),
+        T5Head(
+            vocabulary,
+            hidden,
+            scales,
+            T5Norm(hidden, "decoder.final_layer_norm"),
+            narrow_loss=True,
+            dropout=dropout,
+            factor=scales,
+        ),
+        max_context=fields.optional("n_positions"),
+        biases=(("bias", heads), ("cross_bias", heads)),
+        beside=(("encoded", scaled(TOKENS, hidden), None),),
+    )
+
+
+READERS: dict[str, Reader] = {
+    "bert": bert,
+    "distilbert": distilbert,
+    "roberta": roberta,
+    "t5": t5,
+    "xlm-roberta": roberta,
+}

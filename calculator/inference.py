@@ -127,16 +127,13 @@ def inference(model: Model, setup: InferenceSetup) -> Estimate:
     phases = stages[0] if alone else _summed(shares, stages)
     if max(phase.total for phase in phases) > MAX_BYTES:
         raise TooLarge("the memory comes to more than 2**53 bytes", None)
-    fullest_share, fullest = max(
-        zip(shares, stages, strict=True), key=lambda each: max(phase.total for phase in each[1])
-    )
+    fullest = max(stages, key=lambda each: max(phase.total for phase in each))
     count = sum(share.count for share in shares)
     warnings = [] if engine.warn is None else [*engine.warn(question, shares)]
     fit, room = None, None
     report = engine.report(question, shares) if setup.engine is not None else {}
     if setup.gpu is not None:
-        fit, room, more = _fitted(put, shares, fullest_share, fullest)
-        warnings += more
+        fit, room = _fitted(put, shares, fullest)
     reserved = sum(share.count * share.cache[1].bytes for share in shares)
     state = sum(share.count * share.state for share in shares)
     return Estimate(
@@ -194,10 +191,8 @@ def _idle(setup: InferenceSetup, used: int) -> tuple[str, ...]:
     )
 
 
-def _fitted(
-    put: Asked, shares: tuple[Share, ...], fullest: Share, phases: tuple[Phase, ...]
-) -> tuple[dict[str, Any], int, list[str]]:
-    """Whether it fits, what is left on the fullest GPU, and what to warn about."""
+def _fitted(put: Asked, shares: tuple[Share, ...], phases: tuple[Phase, ...]) -> tuple[dict[str, Any], int]:
+    """Whether it fits, and the bytes left: of the fullest GPU, and of the pool where an engine keeps one."""
     setup = put.question.setup
     gpu, used_gpus = setup.gpu, sum(share.count for share in shares)
     assert gpu is not None
@@ -209,8 +204,7 @@ def _fitted(
     used = max(phase.total for phase in phases)
     room = gpu.memory - used
     if put.engine.pool is not None:
-        pools = [put.engine.pool(put.question, share) for share in shares]
-        room = min(_room(pool) for pool in pools)
+        room = min(room, *(_room(put.engine.pool(put.question, share)) for share in shares))
     fit = {
         "fits": room >= 0,
         "gpu": gpu.name,
@@ -219,7 +213,7 @@ def _fitted(
         "used_gib": gib(used),
         "free_gib": gib(gpu.memory - used),
     }
-    return fit, room, []
+    return fit, room
 
 
 def _room(pool: Pool) -> int:

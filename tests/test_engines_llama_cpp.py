@@ -72,16 +72,23 @@ def test_both_figures_stand_side_by_side():
 
 
 def test_a_tied_table_is_on_both_sides():
-    # Q4_K_M keeps the table as Q6_K: 151,936 × 2,048 × 210 / 256 bytes, on the GPU only because it is the output too
-    whole = at().phases[0].bytes_of("model_weights")
-    without_output = at(options={"n_gpu_layers": 36}).phases[0].bytes_of("model_weights")
+    # Q4_K_M keeps the table as Q6_K: 151,936 × 2,048 × 210 / 256 bytes, on the GPU because it is the output too
     norm = 2048 * 4
-    assert whole - without_output == 151936 * 2048 * 210 // 256 + norm
+    output = at(options={"n_gpu_layers": 1}).phases[0].bytes_of("model_weights")
+    assert output == 151936 * 2048 * 210 // 256 + norm
     assert at(options={"n_gpu_layers": 0}).phases[0].bytes_of("model_weights") == 0
 
 
+def test_buffers_as_a_log_of_qwen_printed_them():
+    # 35 of 37 layers offloaded: 1740.74 MiB of weights, 68 MiB of 34 layers' cells, 4 MiB of two layers' with the CPU
+    estimate = at(options={"n_ctx": 2048, "n_gpu_layers": 35})
+    assert estimate.engine_report["model_buffer_mib"] == pytest.approx(1740.74, abs=0.01)
+    assert estimate.phases[0].bytes_of("kv_cache") == 68 * MIB
+
+
 def test_the_last_layers_are_offloaded_first():
-    cache = [at(options={"n_gpu_layers": n}).phases[0].bytes_of("kv_cache") for n in (9, 18, 36)]
+    # the output counts as one
+    cache = [at(options={"n_gpu_layers": n}).phases[0].bytes_of("kv_cache") for n in (10, 19, 37)]
     assert cache[1] == 2 * cache[0] and cache[2] == 4 * cache[0]
 
 

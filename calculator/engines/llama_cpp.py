@@ -45,7 +45,14 @@ OPTIONS = (
     Option("n_batch", int, 2048, "tokens handed over at once", 1, 10**7),
     Option("n_ubatch", int, 512, "tokens of one graph", 1, 10**7),
     Option("n_seq_max", int, None, "sequences that may be held; batch_size if absent", 1, 10**6),
-    Option("n_gpu_layers", int, None, "layers on the GPU, the last ones first; all and the output if absent", 0, 10**5),
+    Option(
+        "n_gpu_layers",
+        int,
+        None,
+        "layers on the GPU, the output first and then the last ones; all of them if absent",
+        0,
+        10**5,
+    ),
     Option("flash_attn", bool, True, "flash attention, which needs no score matrix"),
     Option("cache_type_k", str, "f16", "what keys are kept in", choices=CACHE_TYPES),
     Option("cache_type_v", str, "f16", "what values are kept in", choices=CACHE_TYPES),
@@ -196,11 +203,12 @@ def file_parts(question: Question) -> tuple[int, int, int, tuple[int, ...]]:
 
 
 def on_gpu(question: Question, stage: int) -> tuple[int, int, bool]:
-    """Layers of a stage that are on its GPU, and whether the output is there too."""
+    """Layers of a stage that are on its GPU, and whether the output is there too: it counts as the last layer, and the
+    last ones go first. [llama-model.cpp: i_gpu_start = n_layer + 1 - n_gpu_layers]"""
     count, placement = len(question.model.layers), question.placement
     offloaded = question.number("n_gpu_layers", count + 1)
     first, last = stage_ends(count, placement.pipeline)[stage]
-    return max(first, min(count - offloaded, last)), last, offloaded > count and stage == placement.pipeline - 1
+    return max(first, min(count + 1 - offloaded, last)), last, offloaded > 0 and stage == placement.pipeline - 1
 
 
 def weights_on_gpu(question: Question, stage: int) -> int:

@@ -102,7 +102,7 @@ def scheme_of(setup: TrainingSetup) -> Scheme:
         persistent=setup.mixed_precision == "master_weights"
         or setup.gradient_accumulation > 1
         or setup.micro_batches > 1
-        or setup.framework == "megatron",
+        or cut_along_sequence(setup),
     )
 
 
@@ -167,12 +167,13 @@ def _pair(tensor: Tensor, lora: Lora) -> list[Tensor]:
 
 def _largest(moments: Sequence[Moment], batch: int, length: int, share: Fraction) -> tuple[int, int]:
     """(activations, gradients) of the moment whose sum is the largest."""
-    best = (0, 0)
+    over, under = share.numerator, share.denominator
+    best = most = 0
     for moment in moments:
-        passing, kept = evaluate(moment, batch, length), int(moment[6] * share)
-        if passing + kept > sum(best):
-            best = (passing, kept)
-    return best
+        total = evaluate(moment, batch, length) + moment[6] * over // under
+        if total > most:
+            best, most = moment[6] * over // under, total
+    return most - best, best
 
 
 def base_recipe(setup: TrainingSetup) -> Recipe | None:
@@ -451,7 +452,7 @@ def course_of(setup: TrainingSetup, stage: Stage, layers: int) -> Course:
     return Course(
         setup.gradient_checkpointing,
         setup.activation_offload,
-        "parallel" if setup.framework == "megatron" else setup.loss,
+        "parallel" if cut_along_sequence(setup) and setup.loss == "standard" else setup.loss,
         setup.compile,
         setup.keep_logits,
         setup.lora is None,
@@ -461,9 +462,15 @@ def course_of(setup: TrainingSetup, stage: Stage, layers: int) -> Course:
     )
 
 
+def cut_along_sequence(setup: TrainingSetup) -> bool:
+    """Whether the layers are those of Megatron: there, and wherever the sequence is cut between products, which
+    torchtitan does with compiled kernels that keep the same tensors."""
+    return setup.framework == "megatron" or (setup.sequence_parallel and setup.tensor_parallel > 1)
+
+
 def local_of(model: Model, setup: TrainingSetup) -> Model:
     """The model as one GPU of a settled setup runs it, in the layers of its framework."""
-    if setup.framework == "megatron":
+    if cut_along_sequence(setup):
         return megatron_model(model, setup.tensor_parallel, setup.expert_parallel, setup.sequence_parallel)
     return local_model(model, setup.tensor_parallel, setup.expert_parallel)
 
@@ -630,7 +637,7 @@ def _gathered(
     setup: TrainingSetup, scheme: Scheme, held: Held, trained: int, made: dict[str, tuple[Part, ...]]
 ) -> dict[str, tuple[Part, ...]]:
     """FSDP full shard: the root (embedding, last norm, head) stays gathered from the forward to the end of the
-    backward pass, one layer is gathered in the forward pass, and in the backward pass the next one too.
+    backward pass; one layer is gathered in the forward pass, and in the backward pass the next one too.
     (torch.distributed.fsdp with BACKWARD_PRE; DeepSpeed's stage 3 prefetches alike)
     """
     compute = 2 if scheme.autocast else int(BYTES[scheme.weights])
@@ -640,7 +647,8 @@ def _gathered(
     said = f"gathered: {held.root:,} parameters outside the layers"
     made["forward"] = (Part("temporary_memory", root + ahead * unit, f"{said} and {ahead} × {held.unit:,} of a layer"),)
     made["loss"] = (Part("temporary_memory", root, said),)
-    size, said = root + 2 * unit, f"{said} and 2 × {held.unit:,} of a layer"
+    alive = 1 if _lingers(setup) else 2  # the peak is then at the first layer, which has none left to prefetch
+    size, said = root + alive * unit, f"{said} and {alive} × {held.unit:,} of a layer"
     if setup.lora is None:
         reduced = 4 if setup.framework == "torchtitan" else 0  # reduces in float32: a copy
         size += held.unit * (compute + reduced) + held.root * compute

@@ -101,6 +101,8 @@ def _http_message(fault: HTTPException) -> str:
     if fault.code == 405:
         allowed = ", ".join(sorted(getattr(fault, "valid_methods", None) or ()))
         return f"{request.method} is not allowed on {request.path[:200]}; use {allowed}"
+    if fault.code == 500:
+        return "Internal server error"
     if fault.code == 413:
         return "The body is larger than 1 MiB, the most this service reads; split the request"
     return fault.description or fault.name

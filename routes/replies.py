@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from calculator.estimate import Estimate, Part, Phase
+from calculator.errors import TooLarge
+from calculator.estimate import MAX_BYTES, Estimate, Part, Phase
 from calculator.model import Model
 from calculator.units import gigabytes
 
@@ -358,6 +359,8 @@ def _memory(
     """What both say alike."""
     peak = estimate.peak
     figures = memory_bytes(peak, always, total)
+    if figures[total] > MAX_BYTES:
+        raise TooLarge("the memory comes to more than 2**53 bytes, the most that JavaScript holds exactly")
     said: dict[str, Any] = {
         "model": {
             "name": model.name,

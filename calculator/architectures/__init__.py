@@ -66,8 +66,10 @@ def _read(key: str, name: str | None) -> Model:
         raise InvalidConfig("config lacks model_type, which names the architecture family", "config.model_type")
     reader = READERS.get(model_type)
     if reader is None:
-        close = nearest(model_type, READERS)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        close = nearest(model_type[:100], READERS)
+        hint = f"did you mean {close[0]!r}? " if close else ""
         known = ", ".join(sorted(READERS))
-        raise UnknownName(f"unknown model_type {model_type!r}{hint} Known: {known}", "config.model_type", close)
+        raise UnknownName(f"unknown model_type {model_type!r:.60}; {hint}known: {known}", "config.model_type", close)
+    if not isinstance(config.get("quantization_config"), dict | None):
+        raise InvalidConfig("config.quantization_config must be an object", "config.quantization_config")
     return reader(Fields(config), name)

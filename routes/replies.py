@@ -207,8 +207,8 @@ class SweepRow(Reply):
     """One cell: what it takes, or why it cannot be."""
 
     values: list[Any]
-    memory_bytes: dict[str, int] | None = None
-    fits: bool | None = None
+    memory_bytes: dict[str, int] | None
+    fits: bool | None = Field(description="Null without a GPU.")
     error: str | None = None
 
 

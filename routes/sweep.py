@@ -156,6 +156,7 @@ def answered(ask: Any) -> dict[str, Any]:
     for cell, estimate in zip(cells(ask.over, ask.values), estimates(ask, request, sent), strict=True):
         row: dict[str, Any] = {"values": list(cell.values())}
         if isinstance(estimate, Fault):
+            row |= {"memory_bytes": None, "fits": None}
             row["error"] = f"{estimate.field}: {estimate.message}" if estimate.field else estimate.message
         else:
             row["memory_bytes"] = memory_bytes(estimate.peak, always, f"{kind}_memory")

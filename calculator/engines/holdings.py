@@ -5,7 +5,8 @@ All of it is arithmetic on the lists of layers, worked out once for a model, a f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, insort
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,7 +28,6 @@ class Loading:
     vocabulary  the rows of embedding and head are padded to a multiple of it
     towers      whether encoders of images and sound are loaded
     cut_towers  whether tensor parallelism divides them too
-    embedding   whether the table of tokens goes to the GPU where it is not the head too
     allocator   whether tensors are blocks of torch's caching allocator, which rounds large ones up
     fused       whether q, k, v and gate, up are one tensor each
     apart       whether each expert is a tensor of its own
@@ -36,7 +36,6 @@ class Loading:
     vocabulary: int = 1
     towers: bool = True
     cut_towers: bool = False
-    embedding: bool = True
     allocator: bool = False
     fused: bool = False
     apart: bool = False
@@ -61,31 +60,32 @@ def layers_of(model: Model, pipeline: int, stage: int) -> dict[Block, int]:
     return layers_between(model, *stage_ends(len(model.layers), pipeline)[stage])
 
 
-def stage_tensors(
-    model: Model, pipeline: int, stage: int, loading: Loading = PLAIN
-) -> Iterator[tuple[Tensor, int | None]]:
-    """Every tensor of a stage with its layer: the first stage has embedding and towers, the last the head. A tied table
-    is on both."""
+Bundle = tuple[tuple[Tensor, ...], int | None, int]  # tensors, the layer they are weighed as, how many are alike
+
+
+def bundles(model: Model, recipe: Recipe | None, pipeline: int, stage: int, loading: Loading) -> Iterator[Bundle]:
+    """The tensors of a stage, equal layers that the format stores alike together. The first stage has embedding and
+    towers, the last the head; a tied table is on both."""
     first, last = stage_ends(len(model.layers), pipeline)[stage]
     tied = not any(tensor.role == "output" for tensor in model.head.tensors())
+    outside: list[Tensor] = []
     if stage == 0:
-        for tensor in model.embedding.tensors():
-            if loading.embedding or tensor.role != "embedding" or (tied and pipeline == 1):
-                yield tensor, None
+        outside += model.embedding.tensors()
         if loading.towers:
-            for tower in model.towers:
-                for tensor in tower.tensors():
-                    yield tensor, None
-    for place in range(first, last):
-        for tensor in model.layers[place].tensors():
-            yield tensor, place
+            outside += [tensor for tower in model.towers for tensor in tower.tensors()]
     if stage == pipeline - 1:
-        for tensor in model.head.tensors():
-            yield tensor, None
-        if tied and pipeline > 1:
-            for tensor in model.embedding.tensors():
-                if tensor.role == "embedding":
-                    yield tensor, None
+        outside += model.head.tensors()
+        if tied and stage:
+            outside += [tensor for tensor in model.embedding.tensors() if tensor.role == "embedding"]
+    yield tuple(outside), None, 1
+    facts = facts_of(model)
+    counts: dict[tuple[Block, Hashable], list[int]] = {}
+    for place in range(first, last):
+        layer = model.layers[place]
+        key = layer, None if recipe is None else recipe.alike(place, facts)
+        counts.setdefault(key, [place, 0])[1] += 1
+    for (layer, _), (place, count) in counts.items():
+        yield layer.tensors(), place, count
 
 
 def held_of(tensor: Tensor, placement: Placement, loading: Loading) -> int:
@@ -121,13 +121,16 @@ _FUSED = {
 }
 
 
-def tensors_made(sizes: Iterable[tuple[Tensor, int | None, int]], loading: Loading) -> Iterator[tuple[int, int]]:
-    """Bytes of each tensor an engine makes of a checkpoint's (tensor, its layer, bytes), and how many are alike."""
-    together: dict[tuple[str, int | None], int] = {}
-    for tensor, layer, size in sizes:
+Sizes = list[tuple[Tensor, int]]  # tensors of a bundle and the bytes of each on one GPU
+
+
+def tensors_made(sizes: Sizes, loading: Loading) -> Iterator[tuple[int, int]]:
+    """Bytes of each tensor that an engine makes of a checkpoint's, and how many are alike."""
+    together: dict[str, int] = {}
+    for tensor, size in sizes:
         name = _FUSED.get(tensor.role) if loading.fused else None
         if name is not None and tensor.linear:
-            together[name, layer] = together.get((name, layer), 0) + size
+            together[name] = together.get(name, 0) + size
         else:
             count = tensor.experts if tensor.experts and loading.apart else tensor.count
             yield size // count, count
@@ -135,7 +138,7 @@ def tensors_made(sizes: Iterable[tuple[Tensor, int | None, int]], loading: Loadi
         yield size, 1
 
 
-def rounding(sizes: Iterable[tuple[Tensor, int | None, int]], loading: Loading) -> int:
+def rounding(sizes: Sizes, loading: Loading) -> int:
     """Bytes that the allocator's blocks are larger than tensors of these sizes."""
     return sum((block(size) - size) * count for size, count in tensors_made(sizes, loading))
 
@@ -148,21 +151,20 @@ def segments(sizes: Iterable[tuple[int, int]]) -> int:
     """Bytes of the driver that the allocator holds for tensors of these sizes, made one after the other: segments of
     their own from 10 MiB on, below that the best fit in shared ones."""
     total = small = 0
-    free: list[int] = []
+    free: list[int] = []  # what is left of segments, in order
     for size, count in sizes:
         for _ in range(count):
             if size <= SPLIT:
                 small += round_up(size, 512)
                 continue
-            fitting = [rest for rest in free if rest >= size]
-            if fitting:
-                rest = min(fitting)
-                free.remove(rest)
+            place = bisect_left(free, size)
+            if place < len(free):
+                rest = free.pop(place)
             else:
                 rest = POOLED if size < LARGE else round_up(size, SEGMENT)
                 total += rest
             if rest - size > SPLIT:
-                free.append(rest - size)
+                insort(free, rest - size)
     return total + round_up(small, LEAST)
 
 
@@ -178,29 +180,32 @@ def weights_held(
     """Bytes of the weights on one GPU of a stage."""
     if recipe is None and placement == ALONE and loading == PLAIN:
         return stored(model.parameters, precision)
-    elements = 0
-    sizes = _sizes(model, recipe, precision, placement, stage, loading)
-    if recipe is None:
-        for tensor, _ in stage_tensors(model, placement.pipeline, stage, loading):
-            elements += held_of(tensor, placement, loading)
-    added = rounding(sizes, loading) if loading.allocator and model.stated is None else 0
-    if recipe is not None:
-        return sum(size for _, _, size in sizes) + added
-    if model.stated is not None:  # sizes stand for as many parameters as were said
+    elements = size = 0
+    for sizes, held, times in weighed(model, recipe, precision, placement, stage, loading):
+        elements += times * held
+        size += times * sum(each for _, each in sizes)
+        if loading.allocator and model.stated is None:
+            size += times * rounding(sizes, loading)
+    if model.stated is not None and recipe is None:  # sizes stand for as many parameters as were said
         elements = ceil_div(elements * model.stated, sum(tensor.elements for tensor in model.tensors()))
-    return stored(elements, precision) + added
+        return stored(elements, precision)
+    return size
 
 
-def _sizes(
+def weighed(
     model: Model, recipe: Recipe | None, precision: str, placement: Placement, stage: int, loading: Loading
-) -> list[tuple[Tensor, int | None, int]]:
+) -> Iterator[tuple[Sizes, int, int]]:
+    """For each bundle of a stage the bytes of its tensors on one GPU, its elements there, and how many are alike."""
     facts = facts_of(model)
-    sizes: list[tuple[Tensor, int | None, int]] = []
-    for tensor, layer in stage_tensors(model, placement.pipeline, stage, loading):
-        held = held_of(tensor, placement, loading)
-        size = stored(held, precision) if recipe is None else recipe.bytes(tensor, layer, facts, held)
-        sizes.append((tensor, layer, size))
-    return sizes
+    for tensors, layer, times in bundles(model, recipe, placement.pipeline, stage, loading):
+        sizes: Sizes = []
+        elements = 0
+        for tensor in tensors:
+            held = held_of(tensor, placement, loading)
+            elements += held
+            size = stored(held, precision) if recipe is None else recipe.bytes(tensor, layer, facts, held)
+            sizes.append((tensor, size))
+        yield sizes, elements, times
 
 
 @lru_cache(maxsize=4096)
@@ -211,8 +216,10 @@ def weights_reserved(
     held = weights_held(model, recipe, precision, placement, stage, loading)
     if model.stated is not None:
         return held
-    sizes = _sizes(model, recipe, precision, placement, stage, loading)
-    return max(held, segments(tensors_made(sizes, loading)))
+    made: list[tuple[int, int]] = []
+    for sizes, _, times in weighed(model, recipe, precision, placement, stage, loading):
+        made += list(tensors_made(sizes, loading)) * times
+    return max(held, segments(made))
 
 
 @lru_cache(maxsize=512)

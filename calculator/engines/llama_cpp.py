@@ -8,6 +8,7 @@ attention over all cells, and the feed-forward part. Activations are float32.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -193,7 +194,7 @@ def _file(model: Model, recipe: Recipe | None, precision: str) -> tuple[int, int
     output = sum(size(tensor, None) for tensor in outputs)
     rest = sum(size(tensor, None) for tensor in model.head.tensors() if tensor.role != "output")
     layers = tuple(sum(size(tensor, place) for tensor in layer.tensors()) for place, layer in enumerate(model.layers))
-    return table, output, rest, layers
+    return table, output, rest, tuple(layers)
 
 
 def file_parts(question: Question) -> tuple[int, int, int, tuple[int, ...]]:

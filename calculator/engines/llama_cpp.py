@@ -193,7 +193,13 @@ def _file(model: Model, recipe: Recipe | None, precision: str) -> tuple[int, int
     outputs = [tensor for tensor in model.head.tensors() if tensor.role == "output"]
     output = sum(size(tensor, None) for tensor in outputs)
     rest = sum(size(tensor, None) for tensor in model.head.tensors() if tensor.role != "output")
-    layers = tuple(sum(size(tensor, place) for tensor in layer.tensors()) for place, layer in enumerate(model.layers))
+    seen: dict[tuple[Block, Hashable], int] = {}
+    layers = []
+    for place, layer in enumerate(model.layers):
+        key = layer, None if recipe is None else recipe.alike(place, facts)
+        if key not in seen:
+            seen[key] = sum(size(tensor, place) for tensor in layer.tensors())
+        layers.append(seen[key])
     return table, output, rest, tuple(layers)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from flask import Blueprint, request
 
 from calculator.errors import CalculatorError
+from calculator.inference import inference
 from calculator.library import Entry, library
+from calculator.model import Model
+from calculator.saved import kept
+from calculator.setup import InferenceSetup
 
 from .errors import Fault, Refused
 from .reading import did_you_mean
@@ -17,6 +21,9 @@ from .reading import did_you_mean
 models = Blueprint("models", __name__, url_prefix="/api/models")
 
 FILTERS = ("family", "q")
+
+STRETCH = 128  # tokens
+SHORT = InferenceSetup(sequence_length=1, kv_cache_precision="float16")
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +87,34 @@ def shown(name: str) -> dict[str, Any]:
         "config": dict(model.config),
         "parameters_by_component": model.components(),
         "multi_token_prediction_parameters": model.speculative_parameters,
-        "kv_cache_bytes_per_token": 2 * model.cache(1),
-        "state_bytes_per_sequence": 2 * model.state(),
+        "kv_cache_bytes_per_token": cache_of_a_token(model),
+        "state_bytes_per_sequence": inference(model, SHORT).cache["state_bytes"],
+        "saved_for_backward": saved_for_backward(model),
         "source": entry.source,
     }
+
+
+def cache_of_a_token(model: Model) -> int:
+    """Bytes at 16 bit, inside every window; the mean of a stretch where a cache keeps one entry for several tokens."""
+    stretch = min(STRETCH, *model.windows) if model.windows else STRETCH
+    return 2 * (model.cache(stretch) - model.cache(0)) // stretch
+
+
+@lru_cache(maxsize=64)
+def saved_for_backward(model: Model) -> list[dict[str, Any]]:
+    """What one layer of each kind keeps of a training step, and how many such layers there are."""
+    return [
+        {
+            "layers": count,
+            "saved": [
+                {
+                    "name": each.name,
+                    "elements_per_token": each.token,
+                    **({"elements_per_token_pair": each.pair} if each.pair else {}),
+                    "precision": each.precision,
+                }
+                for each in kept(layer, model)
+            ],
+        }
+        for layer, count in model.distinct.items()
+    ]

@@ -251,8 +251,9 @@ class SavedReply(Reply):
     """One tensor that a layer keeps for the backward pass."""
 
     name: str
-    elements_per_token: float
-    precision: str
+    elements_per_token: int
+    elements_per_token_pair: int | None = Field(None, description="Attention scores, where a kernel keeps them.")
+    precision: str = Field(description="compute (that of the weights), float32, or mask (one byte).")
 
 
 class LayerReply(Reply):
@@ -270,7 +271,7 @@ class ModelDetailReply(SummaryOfModel):
     multi_token_prediction_parameters: int
     kv_cache_bytes_per_token: int = Field(description="At 16 bit, inside every window.")
     state_bytes_per_sequence: int
-    saved_for_backward: list[LayerReply] | None = None
+    saved_for_backward: list[LayerReply]
     source: str
 
 

@@ -46,6 +46,22 @@ def test_a_model_is_found_by_name_or_hub_id_in_any_case(client, name):
 
 
 @pytest.mark.parametrize(
+    ("name", "cache", "state"),
+    [
+        ("Llama-3.1-8B", 131_072, 0),  # 2·32·8·128·2
+        ("DeepSeek-V3", 70_272, 0),  # 61·(512+64)·2: one latent a layer
+        ("gpt2", 36_864, 0),  # 2·12·768·2
+    ],
+)
+def test_a_model_says_what_a_token_and_a_sequence_keep(client, name, cache, state):
+    reply = client.get(f"/api/models/{name}").get_json()
+    assert (reply["kv_cache_bytes_per_token"], reply["state_bytes_per_sequence"]) == (cache, state)
+    assert sum(each["layers"] for each in reply["saved_for_backward"]) == reply["config"].get(
+        "num_hidden_layers", reply["config"].get("n_layer")
+    )
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "InvalidModel",

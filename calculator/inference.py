@@ -107,6 +107,9 @@ def asked(model: Model, said: InferenceSetup) -> Asked:
     question = Question(model, setup, recipe, placement, options, version, said.kv_cache_precision)
     if engine.settle is not None:
         question = engine.settle(question)
+    if recipe is not None and question.recipe is not None and question.recipe.name != recipe.name:
+        assumed["quantization"] = question.recipe.name  # the engine converts the checkpoint
+        assumed.pop("quantization_options", None)
     assumed["engine_version"] = engine.versions[0]
     chosen = {name: value for name, value in question.options.items() if value is not None}
     if chosen:

@@ -134,3 +134,9 @@ def test_a_context_too_small_is_warned_about():
 def test_kv_cache_precision_sets_both_types():
     options = at(kv_cache_precision="q8_0").assumed["engine_options"]
     assert (options["cache_type_k"], options["cache_type_v"]) == ("q8_0", "q8_0")
+
+
+def test_a_checkpoint_in_another_format_is_converted():
+    fp8 = read_model({**SIZES, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}})
+    assert at(fp8, quantization=None).assumed["quantization"] == "gguf-bf16"
+    assert at(fp8, quantization=None).phases == at(fp8, quantization="gguf-bf16").phases

@@ -237,21 +237,57 @@ def _table(model: Model, mode: Mode) -> int:
     return model.embedding.vocabulary * model.embedding.width * WIDTH[mode.weights]
 
 
-def _sparse(series: Sequence[tuple[Moment, ...]]) -> list[Moment]:
-    """The moments of equal layers along the model. Where they grow evenly only the two ends can be the largest."""
-    kept: list[Moment] = []
-    for index, moments in enumerate(series):
-        if 0 < index < len(series) - 1:
-            step = tuple(less(b, a) for a, b in zip(series[index - 1], moments, strict=True))
-            ahead = tuple(less(b, a) for a, b in zip(moments, series[index + 1], strict=True))
-            if step == ahead:
-                continue
-        kept += moments
-    return kept
+MANY = 256  # waiting sizes of one kind of layer beyond which neighbours are taken together
+LONGEST = 32  # layers after which a pattern is looked for no more
 
 
-def _along(moments: dict[int, list[tuple[Moment, ...]]]) -> list[Moment]:
-    return [size for series in moments.values() for size in _sparse(series)]
+def _period(kinds: Sequence[object]) -> int:
+    """The shortest pattern that the layers repeat; 1 where there is none.
+
+    >>> _period("aabaabaa")
+    3
+    """
+    for period in range(1, min(LONGEST, len(kinds) // 2) + 1):
+        if all(kinds[index] == kinds[index + period] for index in range(len(kinds) - period)):
+            return period
+    return 1
+
+
+def _ends(series: Sequence[Moment]) -> list[Moment]:
+    """Of what waits beside equal layers along the model, what could be the largest: of an even growth the two ends.
+
+    Of a model without a pattern and with very many layers, bounds from above.
+    """
+    kept = [
+        waiting
+        for index, waiting in enumerate(series)
+        if not 0 < index < len(series) - 1 or less(waiting, series[index - 1]) != less(series[index + 1], waiting)
+    ]
+    if len(kept) <= MANY:
+        return kept
+    size = -(-len(kept) // MANY)
+    groups = [kept[start : start + size] for start in range(0, len(kept), size)]
+    return [
+        (max(a), max(b), max(c), max(d), max(e), max(f), max(g))
+        for a, b, c, d, e, f, g in (zip(*each, strict=True) for each in groups)
+    ]
+
+
+def _along(waiting: Sequence[Moment], traces: Sequence[Trace], backward: bool = False) -> list[Moment]:
+    """The moments of all layers, each beside what waits meanwhile."""
+    kinds = [id(each) for each in traces]
+    period = _period(kinds)
+    series: dict[tuple[int, int], list[Moment]] = {}
+    moments: dict[int, tuple[Moment, ...]] = {}
+    for index, each in enumerate(traces):
+        series.setdefault((kinds[index], index % period), []).append(waiting[index])
+        moments[kinds[index]] = each.backward if backward else each.forward
+    return [
+        together(beside, moment)
+        for (kind, _), found in series.items()
+        for beside in _ends(found)
+        for moment in moments[kind]
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,9 +323,7 @@ def training_profile(
     model: Model, mode: Mode, checkpointing: str = "none", keep_logits: bool = False, first_input_grad: bool = True
 ) -> Profile:
     """One whole training step on one GPU with the standard loss."""
-    return step_profile(
-        model, mode, Course(checkpointing, keep_logits=keep_logits, first_input_grad=first_input_grad)
-    )
+    return step_profile(model, mode, Course(checkpointing, keep_logits=keep_logits, first_input_grad=first_input_grad))
 
 
 @lru_cache(maxsize=1024)
@@ -311,7 +345,7 @@ def step_profile(model: Model, mode: Mode, course: Course) -> Profile:
         traces[0] = run(model.layers[0], _without_input_gradient(mode), width, dtype, shared)
     stashed = _stash(traces) if course.offloaded else SILENCE
 
-    forward: dict[int, list[tuple[Moment, ...]]] = {}
+    forward: list[Moment] = []
     saved = together(held, stashed)
     casts = SILENCE
     for index, each in enumerate(traces):
@@ -321,11 +355,11 @@ def step_profile(model: Model, mode: Mode, course: Course) -> Profile:
         if course.checkpointing != "none":
             waiting = together(waiting, casts)
             casts = together(casts, each.casts)
-        forward.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.forward))
+        forward.append(waiting)
         if not course.offloaded:
             saved = together(saved, each.saved)
 
-    forward_moments = _along(forward) + [together(held, moment) for moment in start.trace.forward]
+    forward_moments = _along(forward, traces) + [together(held, moment) for moment in start.trace.forward]
     inputs = together(start.beside, SILENCE if traces and traces[0].keeps_input else start.output)
     tail = None
     if last_stage:
@@ -341,7 +375,7 @@ def step_profile(model: Model, mode: Mode, course: Course) -> Profile:
         loss = [together(saved, casts, moment) for moment in tail.loss_forward]
         loss += [together(saved, moment) for moment in tail.loss_backward]
 
-    backward: dict[int, list[tuple[Moment, ...]]] = {}
+    backward: list[Moment] = []
     last = [together(saved, moment) for moment in tail.backward] if tail else []
     gradients = tail.gradients if tail else SILENCE
     lingers = course.lingering and course.checkpointing != "none"
@@ -353,14 +387,18 @@ def step_profile(model: Model, mode: Mode, course: Course) -> Profile:
         waiting = together(saved, gradients, start.returned)
         if lingers:  # its input is inside what the layer counts; a gradient of the same size joins it when it is done
             saved = together(saved, each.saved, each.saved)
-        backward.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.backward))
+        backward.append(waiting)
         gradients = together(gradients, each.gradients)
     if first:
         last += [together(gradients, buffers, moment) for moment in start.trace.backward]
         gradients = together(gradients, start.trace.gradients)
         if tail and model.head.tied and not mode.frozen:  # the head's and the embedding's gradient become one
             gradients = less(gradients, (0, 0, 0, 0, 0, 0, _table(model, mode)))
-    phases = {"forward": front(forward_moments), "loss": front(loss), "backward": front(_along(backward) + last)}
+    phases = {
+        "forward": front(forward_moments),
+        "loss": front(loss),
+        "backward": front(_along(backward[::-1], traces, backward=True) + last),
+    }
     if course.waiting:
         others = _times(together(*kept), course.waiting)
         phases = {name: tuple(together(others, moment) for moment in each) for name, each in phases.items()}
@@ -423,15 +461,15 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
             traces[index] = trace(model.layers[index], short, width, dtype, alone)
     others = together((model.buffers, 0, 0, 0, 0, 0), *(each.before for each in traces))
     whole = [together(others, moment) for moment in start.trace.forward]
-    moments: dict[int, list[tuple[Moment, ...]]] = {}
+    waits: list[Moment] = []
     for index, each in enumerate(traces):
         others = less(others, each.before)
         waiting = together(held, others, start.output) if index else together(held, others)
         if index and model.holds_outputs:
             waiting = together(waiting, traces[index - 1].lingers)
-        moments.setdefault(id(each), []).append(tuple(together(waiting, moment) for moment in each.forward))
+        waits.append(waiting)
         others = together(others, each.after)
-    whole += _along(moments)
+    whole += _along(waits, traces)
     tape = Tape(mode)
     x = tape.new(scaled(rows, width), FLOAT if model.wide_residual else dtype)
     tape.moments = [tape.live]

@@ -74,6 +74,9 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("gptj", {"rotary_dim": 65}, "rotary_dim"),
     ("gpt_neox", {"rotary_pct": 0}, "partial_rotary_factor"),
     ("opt", {"num_attention_heads": 7}, "hidden_size"),
+    ("glm4", {"partial_rotary_factor": -1}, "partial_rotary_factor"),
+    ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+    ("cohere", {"vocab_size": None}, "vocab_size"),
 ]
 
 
@@ -81,6 +84,23 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 def test_figures_that_make_no_sense_are_refused(name: str, change: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidConfig, match=field):
         read_model({**CONFIGS[name], **change})
+
+
+def test_parameters_by_hand() -> None:
+    # opt350: table 1200·192, positions 2050·384, matrices 192·384 in and out; a layer: q, k, v and out 384² + 384,
+    # 384·1000 + 1000 and 1000·384 + 384, two norms 2·384; four layers; no last norm, a tied head
+    layer = 4 * (384**2 + 384) + 2 * 384 * 1000 + 1000 + 384 + 2 * 2 * 384
+    assert read_model(CONFIGS["opt350"]).parameters == 1200 * 192 + 2050 * 384 + 2 * 192 * 384 + 4 * layer
+    # cohere_norm: a tied table 1200·384; a layer: four 384² matrices, a weight for each of 6·64 of q and of k, three
+    # 384·1000 and one norm; four layers and a norm
+    layer = 4 * 384**2 + 2 * 6 * 64 + 3 * 384 * 1000 + 384
+    assert read_model(CONFIGS["cohere_norm"]).parameters == 1200 * 384 + 4 * layer + 384
+
+
+def test_ten_thousand_layers_are_cheap() -> None:
+    model = read_model({**CONFIGS["smollm3"], "num_hidden_layers": 10_000, "no_rope_layers": None})
+    assert len(model.distinct) == 2
+    assert training_profile(model, mode_of(model, Mode())).need("backward", SEQUENCES, LENGTH) > 0
 
 
 # family, tokens, elements of the cache of a sequence

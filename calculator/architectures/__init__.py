@@ -15,6 +15,7 @@ from .experts import READERS as EXPERTS
 from .fields import Fields
 from .gemma import READERS as GEMMA
 from .gemma4 import READERS as GEMMA4
+from .glm import READERS as GLM
 from .gpt import READERS as GPT
 from .kin import READERS as KIN
 from .latent import READERS as LATENT
@@ -38,6 +39,7 @@ READERS: dict[str, Reader] = {
     **LINEAR_ATTENTION,
     **LLAMA,
     **OLMO,
+    **GLM,
     **GPT,
     **OTHERS,
     **PHI,

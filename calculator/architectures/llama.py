@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..layers.attention import Attention
@@ -9,6 +10,7 @@ from ..layers.blocks import Block, PreNormBlock
 from ..layers.ends import Embedding, Head
 from ..layers.feed_forward import GatedFeedForward
 from ..layers.norms import Norm, RMSNorm
+from ..layers.variants import ScaledBlock
 from ..model import Model
 from .fields import Fields
 from .table import Reader
@@ -157,9 +159,48 @@ def qwen3(fields: Fields, name: str | None) -> Model:
     return llama_like(fields, name, head_norm=True, windows=switched_windows(fields, count))
 
 
+def granite(fields: Fields, name: str | None) -> Model:
+    """Granite 3: Llama with constant factors on the embedding, on what each part adds, and on the logits."""
+    model = llama_like(fields, name)
+    layers = {layer: ScaledBlock(layer.mixer, layer.feed_forward, layer.norms) for layer in model.distinct}
+    return replace(
+        model,
+        embedding=replace(model.embedding, scaled=True, scaled_after=True),
+        layers=tuple(layers[layer] for layer in model.layers),
+        head=replace(model.head, scaled=True),
+    )
+
+
+def smollm3(fields: Fields, name: str | None) -> Model:
+    """SmolLM 3: every fourth layer goes without rotation, by `no_rope_layers` or `no_rope_layer_interval`."""
+    count = fields.size("num_hidden_layers")
+    fields = Fields({"tie_word_embeddings": True, "num_key_value_heads": 4, **fields.values}, fields.path)
+    model = llama_like(fields, name, windows=switched_windows(fields, count))
+    listed = fields.items("no_rope_layers", length=count)
+    interval = fields.size("no_rope_layer_interval", default=4)
+    rotated = [bool(each) for each in listed] if listed is not None else [(i + 1) % interval != 0 for i in range(count)]
+    made: dict[Block, Block] = {}
+    for layer in model.distinct:
+        made[layer] = replace(layer, mixer=replace(layer.mixer, rotary_dim=0))  # type: ignore[type-var]
+    pairs = zip(model.layers, rotated, strict=True)
+    return replace(model, layers=tuple(layer if turned else made[layer] for layer, turned in pairs))
+
+
+def internlm3(fields: Fields, name: str | None) -> Model:
+    """InternLM 3: Llama with heads of 128 and two key-value heads where the configuration says nothing."""
+    bias = fields.flag("qkv_bias", "attention_bias")
+    given = {"head_dim": 128, "num_key_value_heads": 2, **fields.values}
+    if fields.has("bias"):
+        given = {**given, "mlp_bias": fields.flag("bias")}
+    return llama_like(Fields(given, fields.path), name, bias=bias, output_bias=fields.flag("bias", "attention_bias"))
+
+
 READERS: dict[str, Reader] = {
+    "granite": granite,
+    "internlm3": internlm3,
     "llama": llama,
     "mistral": mistral,
     "qwen2": qwen2,
     "qwen3": qwen3,
+    "smollm3": smollm3,
 }

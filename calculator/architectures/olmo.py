@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from ..layers.attention import Attention
-from ..layers.blocks import Block, PostNormBlock
+from ..layers.blocks import Block, PostNormBlock, PreNormBlock
 from ..layers.ends import Embedding, Head
 from ..layers.feed_forward import GatedFeedForward
 from ..layers.norms import LateRMSNorm
+from ..layers.partial import ClippedAttention, PlainLayerNorm
 from ..model import Model
 from .fields import Fields
 from .gemma import alternating
+from .kin import stack
 from .llama import attention_sizes, finish
 from .table import Reader
 
@@ -67,4 +69,27 @@ def olmo3(fields: Fields, name: str | None) -> Model:
     return norms_after(fields, name, alternating(fields, count, 4), local_tables=True)
 
 
-READERS: dict[str, Reader] = {"olmo2": olmo2, "olmo3": olmo3}
+def olmo(fields: Fields, name: str | None) -> Model:
+    """OLMo 1: Llama with norms without weights, and q, k and v clipped in the 7B of 2024."""
+    hidden, heads, kv_heads, head_dim = attention_sizes(fields)
+    bias = fields.flag("attention_bias")
+    kind = ClippedAttention if fields.has("clip_qkv") else Attention
+    attention = kind(
+        hidden,
+        heads,
+        kv_heads,
+        head_dim,
+        bias=bias,
+        output_bias=bias,
+        dropout=fields.number("attention_dropout", default=0.0),
+        turned_type=True,
+    )
+    activation = fields.text("hidden_act", default="silu")
+    feed_forward = GatedFeedForward(hidden, fields.size("intermediate_size"), activation)
+    norms = (PlainLayerNorm(hidden, "input_layernorm"), PlainLayerNorm(hidden, "post_attention_layernorm"))
+    layer = PreNormBlock(attention, feed_forward, norms)
+    norm = PlainLayerNorm(hidden, "norm")
+    return stack(fields, name, lambda _: layer, norm, rotary=head_dim, float_tables=True)
+
+
+READERS: dict[str, Reader] = {"olmo": olmo, "olmo2": olmo2, "olmo3": olmo3}

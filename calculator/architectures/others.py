@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from ..layers.attention import Attention, Projections
-from ..layers.blocks import PreNormBlock
+from ..layers.blocks import Block, ParallelBlock, PreNormBlock
 from ..layers.ends import Embedding, Head
 from ..layers.falcon import FalconAttention, FalconBlock
-from ..layers.feed_forward import FeedForward
+from ..layers.feed_forward import FeedForward, GatedFeedForward
 from ..layers.norms import LayerNorm
+from ..layers.partial import CenteredNorm, HeadNorms, PartlyRotated, RotatedInFloat, StableLMBlock
 from ..model import Model
 from .fields import Fields
+from .kin import stack
 from .llama import attention_sizes, finish
+from .phi import rotary_dim
 from .table import Reader
 
 
@@ -107,4 +110,58 @@ def falcon(fields: Fields, name: str | None) -> Model:
     )
 
 
-READERS: dict[str, Reader] = {"falcon": falcon, "starcoder2": starcoder2}
+def cohere(fields: Fields, name: str | None) -> Model:
+    """Command R, Aya: attention and feed-forward on one norm without bias, rotation in float32, scaled logits."""
+    hidden, heads, kv_heads, head_dim = attention_sizes(fields)
+    bias, normed = fields.flag("attention_bias"), fields.flag("use_qk_norm")
+    attention = RotatedInFloat(
+        hidden,
+        heads,
+        kv_heads,
+        head_dim,
+        bias=bias,
+        output_bias=bias,
+        query_norm=CenteredNorm(head_dim, "q_norm", heads=heads) if normed else None,
+        key_norm=CenteredNorm(head_dim, "k_norm", heads=kv_heads) if normed else None,
+        turned_norms=normed,
+        dropout=fields.number("attention_dropout", default=0.0),
+    )
+    activation = fields.text("hidden_act", default="silu")
+    feed_forward = GatedFeedForward(hidden, fields.size("intermediate_size"), activation)
+    layer = ParallelBlock(
+        attention, feed_forward, (CenteredNorm(hidden, "input_layernorm"),), residual_first=True
+    )
+    norm = CenteredNorm(hidden, "norm")
+    return stack(fields, name, lambda _: layer, norm, tied=True, rotary=head_dim, head={"scaled": True})
+
+
+def stablelm(fields: Fields, name: str | None) -> Model:
+    """StableLM 3B and 2: a quarter of each head rotated, LayerNorm, gated feed-forward; side by side in 2-12B."""
+    hidden, heads, kv_heads, head_dim = attention_sizes(fields)
+    turned = rotary_dim(fields, head_dim, 0.25)
+    normed = fields.flag("qk_layernorm")
+    attention = PartlyRotated(
+        hidden,
+        heads,
+        kv_heads,
+        head_dim,
+        bias=fields.flag("use_qkv_bias"),
+        query_norm=HeadNorms(head_dim, "q_layernorm", heads=heads) if normed else None,
+        key_norm=HeadNorms(head_dim, "k_layernorm", heads=kv_heads) if normed else None,
+        turned_norms=normed,
+        rotary_dim=turned,
+        dropout=fields.number("attention_dropout", default=0.0),
+    )
+    activation = fields.text("hidden_act", default="silu")
+    feed_forward = GatedFeedForward(hidden, fields.size("intermediate_size"), activation)
+    dropped = fields.number("hidden_dropout", default=0.0)
+    first, second = LayerNorm(hidden, "input_layernorm"), LayerNorm(hidden, "post_attention_layernorm")
+    layer: Block
+    if fields.flag("use_parallel_residual"):
+        layer = ParallelBlock(attention, feed_forward, (first,), residual_first=True, dropout=dropped)
+    else:
+        layer = StableLMBlock(attention, feed_forward, (first, second), dropped)
+    return stack(fields, name, lambda _: layer, LayerNorm(hidden, "norm"), rotary=turned)
+
+
+READERS: dict[str, Reader] = {"cohere": cohere, "falcon": falcon, "stablelm": stablelm, "starcoder2": starcoder2}

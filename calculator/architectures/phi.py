@@ -1,15 +1,17 @@
-"""Phi 3 and 4 of Microsoft."""
+"""Phi 1 to 4 of Microsoft."""
 
 from __future__ import annotations
 
 from ..layers.attention import Projections
-from ..layers.blocks import PreNormBlock
+from ..layers.blocks import ParallelBlock, PreNormBlock
 from ..layers.ends import Embedding, Head
-from ..layers.feed_forward import GatedFeedForward
+from ..layers.feed_forward import FeedForward, GatedFeedForward
 from ..layers.fused import SlicedAttention
-from ..layers.norms import RMSNorm
+from ..layers.norms import LayerNorm, RMSNorm
+from ..layers.partial import PartlyRotated
 from ..model import Model
 from .fields import Fields
+from .kin import stack
 from .llama import attention_sizes, finish
 from .table import Reader
 
@@ -56,4 +58,39 @@ def phi3(fields: Fields, name: str | None) -> Model:
     )
 
 
-READERS: dict[str, Reader] = {"phi3": phi3}
+def phi(fields: Fields, name: str | None) -> Model:
+    """Phi 1 to 2: attention and feed-forward side by side on one norm, biases everywhere, half of each head rotated."""
+    hidden, heads, kv_heads, head_dim = attention_sizes(fields)
+    turned = rotary_dim(fields, head_dim, 0.5)
+    normed = fields.flag("qk_layernorm")
+    attention = PartlyRotated(
+        hidden,
+        heads,
+        kv_heads,
+        head_dim,
+        bias=True,
+        output_bias=True,
+        names=Projections(output="dense"),
+        query_norm=LayerNorm(head_dim, "q_layernorm") if normed else None,
+        key_norm=LayerNorm(head_dim, "k_layernorm") if normed else None,
+        turned_norms=normed,
+        rotary_dim=turned,
+        dropout=fields.number("attention_dropout", default=0.0),
+    )
+    activation = fields.text("hidden_act", default="gelu_new")
+    feed_forward = FeedForward(hidden, fields.size("intermediate_size"), activation, up="fc1", down="fc2")
+    dropped = fields.number("resid_pdrop", default=0.0)
+    norms = (LayerNorm(hidden, "input_layernorm"),)
+    layer = ParallelBlock(attention, feed_forward, norms, dropout=dropped, both=True)
+    return stack(
+        fields,
+        name,
+        lambda _: layer,
+        LayerNorm(hidden, "final_layernorm"),
+        rotary=turned,
+        embedding={"dropout": fields.number("embd_pdrop", default=0.0), "dropout_first": True},
+        head={"bias": True},
+    )
+
+
+READERS: dict[str, Reader] = {"phi": phi, "phi3": phi3}

@@ -3,7 +3,7 @@ rotary."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..tape import BOOL, FLOAT, HALF, WIDTH, Mode, Size, Tape, Value, scaled
 from ..tensors import Cut, Tensor
@@ -229,9 +229,7 @@ def divided(size: Size, by: int) -> Size:
 
 
 def _inside(prefix: str, tensor: Tensor) -> Tensor:
-    return Tensor(
-        f"{prefix}.{tensor.name}", tensor.shape, tensor.component, tensor.role, cut=tensor.cut, pieces=tensor.pieces
-    )
+    return replace(tensor, name=f"{prefix}.{tensor.name}")
 
 
 def remember(tape: Tape, k: Value, v: Value, layer: Attention) -> tuple[Value, Value]:

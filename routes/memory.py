@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
 
-from flask import Blueprint
+from flask import Blueprint, Response
 from pydantic import Field
 from pydantic_core import CoreSchema, core_schema
 
@@ -50,6 +50,7 @@ from .bodies import (
 from .errors import Fault, Refused
 from .reading import Body, OneOf, Path, Paths, Reader, TaggedReader, number, raw_body
 from .replies import inference_reply, summary, training_reply
+from .tables import comparison_table, wanted
 
 memory = Blueprint("memory", __name__, url_prefix="/api/memory")
 
@@ -386,6 +387,7 @@ def train() -> dict[str, Any]:
 
 
 @memory.post("/compare")
-def compare() -> dict[str, Any]:
-    """Several configurations side by side."""
-    return read_comparison(raw_body()).reply()
+def compare() -> dict[str, Any] | Response:
+    """Several configurations side by side, as JSON or as CSV."""
+    answer = read_comparison(raw_body()).reply()
+    return comparison_table(answer) if wanted() else answer

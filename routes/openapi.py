@@ -58,6 +58,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 
+TABLES = ("/api/memory/compare", "/api/memory/sweep")
+CSV: dict[str, Any] = {"text/csv": {"schema": {"type": "string"}}}
+
+
 class Schemas(GenerateJsonSchema):
     """Schemas without titles nobody needs, and without null for what is simply absent."""
 
@@ -113,7 +117,7 @@ def asking(path: str, summary: str, request: dict[str, Any], reply: dict[str, An
             "tags": ["memory"],
             "requestBody": {"required": True, "content": content(request, EXAMPLES.get(path))},
             "responses": {
-                "200": {"description": summary, "content": content(reply)},
+                "200": {"description": summary, "content": content(reply) | (CSV if path in TABLES else {})},
                 **failures(400, 404, 413),
             },
         }

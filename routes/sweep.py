@@ -9,7 +9,7 @@ from itertools import product
 from math import prod
 from typing import Annotated, Any, Literal
 
-from flask import Blueprint
+from flask import Blueprint, Response
 from pydantic import Field, TypeAdapter, ValidationError, create_model
 from pydantic_core import CoreSchema, core_schema
 
@@ -22,6 +22,7 @@ from .errors import Fault
 from .memory import InferenceRequest, MemoryRequest, TrainingRequest
 from .reading import Body, Paths, Schema, TaggedReader, allowed, did_you_mean, raw_body, shown
 from .replies import INFERENCE_PARTS, TRAINING_PARTS, memory_bytes
+from .tables import sweep_table, wanted
 
 sweep = Blueprint("sweep", __name__, url_prefix="/api/memory")
 
@@ -198,6 +199,7 @@ read_sweep: TaggedReader[Any] = TaggedReader(
 
 
 @sweep.post("/sweep")
-def sweeping() -> dict[str, Any]:
-    """A table."""
-    return answered(read_sweep(raw_body()))
+def sweeping() -> dict[str, Any] | Response:
+    """A table, as JSON or as CSV."""
+    answer = answered(read_sweep(raw_body()))
+    return sweep_table(answer["over"], answer["rows"]) if wanted() else answer

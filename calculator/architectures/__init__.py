@@ -27,6 +27,7 @@ from .phi import READERS as PHI
 from .state_space import READERS as STATE_SPACE
 from .table import Reader
 from .vision import READERS as VISION
+from .vision_experts import READERS as VISION_EXPERTS
 
 READERS: dict[str, Reader] = {
     **EARLY,
@@ -45,6 +46,7 @@ READERS: dict[str, Reader] = {
     **PHI,
     **STATE_SPACE,
     **VISION,
+    **VISION_EXPERTS,
 }
 
 

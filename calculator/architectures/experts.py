@@ -66,7 +66,9 @@ def expert_counts(fields: Fields, *names: str, chosen: int, experts: int) -> tup
     return count, used
 
 
-def deepseek_mixture(router: Router, shared: int, activation: str, wide: int) -> MixtureOfExperts:
+def deepseek_mixture(
+    router: Router, shared: int, activation: str, wide: int, adapted_stacks: bool = True
+) -> MixtureOfExperts:
     """A router, its experts, and `shared` of them that every token passes, as one feed-forward layer."""
     always = GatedFeedForward(
         router.hidden,
@@ -75,9 +77,11 @@ def deepseek_mixture(router: Router, shared: int, activation: str, wide: int) ->
         prefix="mlp.shared_experts",
         component="shared_experts",
         suffix="_shexp",
-        adapted=False,
+        adapted=not adapted_stacks,
     )
-    stacks = Experts(router.hidden, wide, router.experts, router.chosen, activation, targets=QWEN_TARGETS)
+    stacks = Experts(
+        router.hidden, wide, router.experts, router.chosen, activation, targets=QWEN_TARGETS if adapted_stacks else None
+    )
     return MixtureOfExperts(router, stacks, always if shared else None)
 
 
@@ -150,8 +154,10 @@ def qwen2_moe(fields: Fields, name: str | None) -> Model:
     return finish(fields, name, embedding, layers, head, rotary=head_dim, idle_mask=not any(reach))
 
 
-def qwen3_moe(fields: Fields, name: str | None) -> Model:
-    """Qwen 3 with experts: norms over each head of q and k, no shared expert."""
+def qwen3_moe(fields: Fields, name: str | None, adapted_stacks: bool = True) -> Model:
+    """Qwen 3 with experts: norms over each head of q and k, no shared expert.
+
+    adapted_stacks: whether peft maps its old names to the stacks."""
     hidden, heads, kv_heads, head_dim = attention_sizes(fields, 4)
     count = fields.size("num_hidden_layers")
     activation = fields.text("hidden_act", default="silu")
@@ -171,9 +177,11 @@ def qwen3_moe(fields: Fields, name: str | None) -> Model:
     )
     router = SoftmaxRouter(hidden, experts, chosen, normal=fields.flag("norm_topk_prob"))
     wide = fields.size("moe_intermediate_size", default=768)
-    stacks = Experts(hidden, wide, experts, chosen, activation, targets=QWEN_TARGETS)
+    stacks = Experts(hidden, wide, experts, chosen, activation, targets=QWEN_TARGETS if adapted_stacks else None)
     mixture = MixtureOfExperts(router, stacks)
-    dense = GatedFeedForward(hidden, fields.size("intermediate_size", default=6144), activation, adapted=False)
+    dense = GatedFeedForward(
+        hidden, fields.size("intermediate_size", default=6144), activation, adapted=not adapted_stacks
+    )
     layers = stack(
         sparse_layers(fields, count),
         lambda sparse: PreNormBlock(attention, mixture if sparse else dense, two_norms(hidden)),

@@ -60,19 +60,23 @@ def deepseek(
     shared: int = 1,
     tables: tuple[tuple[str, int], ...] | None = None,
     copies: bool = True,
+    adapted_stacks: bool = True,
     **more: Any,
 ) -> Model:
     """Dense layers, then layers with experts; prediction layers beside them.
 
     attentions   of each layer, equal ones one object
+    adapted_stacks   whether peft maps its old names to the stacks
     copies       whether prediction layers come with copies of the embedding and of the head
     """
     hidden, rotary = attentions[0].hidden, attentions[0].rotary
     activation = fields.text("hidden_act", default="silu")
     shared = fields.size("n_shared_experts", default=shared, least=0)
-    mixture = deepseek_mixture(router, shared, activation, fields.size("moe_intermediate_size", default=wide))
+    mixture = deepseek_mixture(
+        router, shared, activation, fields.size("moe_intermediate_size", default=wide), adapted_stacks
+    )
     dense_wide = fields.size("intermediate_size", default=dense_wide)
-    dense = GatedFeedForward(hidden, dense_wide, activation, fields.flag("mlp_bias"), adapted=False)
+    dense = GatedFeedForward(hidden, dense_wide, activation, fields.flag("mlp_bias"), adapted=not adapted_stacks)
 
     def make(key: tuple[LatentAttention, bool]) -> Block:
         return PreNormBlock(key[0], mixture if key[1] else dense, two_norms(hidden))
@@ -128,12 +132,14 @@ def deepseek_v2(fields: Fields, name: str | None) -> Model:
     )
 
 
-def deepseek_v3(fields: Fields, name: str | None) -> Model:
-    """DeepSeek-V3 and R1, Kimi K2, Moonlight: sigmoid routing with a correction, in groups."""
+def deepseek_v3(fields: Fields, name: str | None, adapted_stacks: bool = True) -> Model:
+    """DeepSeek-V3 and R1, Kimi K2, Moonlight: sigmoid routing with a correction, in groups.
+
+    adapted_stacks: whether peft maps its old names to the stacks."""
     attention = LatentAttention(**latent_sizes(fields, 1536, 128, 128), pairs=pairing(fields))
     router = sigmoid_router(fields, attention.hidden, 8, 256, 8, 4)
     layers = [attention] * fields.size("num_hidden_layers")
-    return deepseek(fields, name, layers, router, wide=2048, first=3, dense_wide=18432)
+    return deepseek(fields, name, layers, router, wide=2048, first=3, dense_wide=18432, adapted_stacks=adapted_stacks)
 
 
 def glm4_moe_lite(fields: Fields, name: str | None) -> Model:

@@ -579,6 +579,7 @@ class MixtureOfExperts:
 
     shared        the shared experts as one feed-forward layer of their joint width
     shared_first  whether they run before the router (Qwen 2) or after the experts (DeepSeek)
+    scaled        whether what the experts give is multiplied by a constant before anything is added
     shared_gate   whether a sigmoid of one product a token weighs them (Qwen 2)
     """
 
@@ -587,6 +588,7 @@ class MixtureOfExperts:
     shared: GatedFeedForward | None = None
     shared_first: bool = False
     shared_gate: str | None = None
+    scaled: bool = False
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Router, stacks, shared experts and their gate."""
@@ -603,6 +605,8 @@ class MixtureOfExperts:
         early = self.shared.forward(tape, x) if self.shared is not None and self.shared_first else None
         logits, weights, places = self.router.route(tape, x, self.experts.targets)
         out = self.experts.forward(tape, x, weights, places)
+        if self.scaled:
+            out = tape.scale(out)
         if early is not None:
             if self.shared_gate:
                 gate = tape.unary_output(tape.linear(x, self.experts.hidden, 1, False, _last(self.shared_gate)))

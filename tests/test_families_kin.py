@@ -78,7 +78,7 @@ def test_a_step_needs_what_was_counted(name: str, phase: str) -> None:
         profile = training_profile(model, how, "full" if phase == "checkpointed" else "none", False, not frozen)
         need = max(profile.need(part, SEQUENCES, LENGTH) for part in profile.phases)
         held += 2 * IDS + (4 * row["adapters"] if frozen else 0)
-    assert held + need == pytest.approx(row["peaks"][phase], rel=2e-4, abs=BESIDE)
+    assert held + need == pytest.approx(row["peaks"][phase], rel=5e-4, abs=BESIDE)
 
 
 # model type, fields that make no sense, the field the message names

@@ -19,6 +19,7 @@ from .glm import READERS as GLM
 from .gpt import READERS as GPT
 from .kin import READERS as KIN
 from .latent import READERS as LATENT
+from .later import READERS as LATER
 from .linear_attention import READERS as LINEAR_ATTENTION
 from .llama import READERS as LLAMA
 from .olmo import READERS as OLMO
@@ -35,13 +36,14 @@ READERS: dict[str, Reader] = {
     **EXPERTS,
     **GEMMA,
     **GEMMA4,
+    **GLM,
+    **GPT,
     **KIN,
     **LATENT,
+    **LATER,
     **LINEAR_ATTENTION,
     **LLAMA,
     **OLMO,
-    **GLM,
-    **GPT,
     **OTHERS,
     **PHI,
     **STATE_SPACE,

@@ -53,9 +53,10 @@ def stack(
     embedding: Mapping[str, Any] | None = None,
     head: Mapping[str, Any] | None = None,
     max_context: int | None = None,
+    layers: tuple[Block, ...] | None = None,
     **more: Any,
 ) -> Model:
-    """Embedding, layers (one object for each window), norm, head."""
+    """Embedding, layers (one object for each window, unless they are given), norm, head."""
     count = fields.size("num_hidden_layers", "num_layers", "n_layer", "n_layers")
     each = windows if windows is not None else [None] * count
     made = {window: layer(window) for window in dict.fromkeys(each)}
@@ -64,7 +65,7 @@ def stack(
         fields,
         name,
         Embedding(vocabulary, norm.width, **(embedding or {})),
-        tuple(made[window] for window in each),
+        layers or tuple(made[window] for window in each),
         Head(vocabulary, norm.width, fields.flag("tie_word_embeddings", default=tied), norm, **(head or {})),
         rotary=rotary,
         tables=tables,

@@ -1,26 +1,21 @@
-"""Llama's later kin, and those of GPT-2 and Qwen3-VL that share their layers with families read elsewhere."""
+"""Llama's and GPT-2's later kin: families that share their layers with others."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ..layers.attention import Attention, Projections
 from ..layers.blocks import Block, PreNormBlock
 from ..layers.early import NamedBlock
-from ..layers.experts import MixtureOfExperts
 from ..layers.feed_forward import FeedForward, GatedFeedForward
 from ..layers.later import FilledAttention, NormedFeedForward, NormedOutput, PairedRotary, ShortConvolution
 from ..layers.norms import LateRMSNorm, LayerNorm, Norm, RMSNorm
 from ..model import Model
 from ..units import round_up
-from .experts import qwen3_moe
 from .fields import Fields
 from .kin import rms_pair, stack, with_defaults
-from .linear_attention import completed, text_of
 from .llama import attention_sizes, layer_windows, llama_like
 from .table import Reader
-from .vision import qwen3_vl_tower, seen_in_three
 
 
 def ministral(fields: Fields, name: str | None) -> Model:
@@ -220,39 +215,6 @@ def gpt_neo(fields: Fields, name: str | None) -> Model:
     )
 
 
-def qwen3_vl_moe(fields: Fields, name: str | None) -> Model:
-    """Qwen3-VL with experts."""
-    text = with_defaults(
-        text_of(fields),
-        vocab_size=151936,
-        hidden_size=2048,
-        intermediate_size=5632,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        num_key_value_heads=16,
-        moe_intermediate_size=1408,
-        num_experts_per_tok=4,
-        num_experts=60,
-        norm_topk_prob=True,
-        max_position_embeddings=128000,
-    )
-    tower = qwen3_vl_tower(fields.inner("vision_config"))
-    return seen_in_three(completed(fields, unpicked(qwen3_moe(text, name)), (tower,)))
-
-
-def unpicked(model: Model) -> Model:
-    """The same model where adapters leave the stacks of experts alone, as peft 0.21.2 does for this model type."""
-    made = {layer: _without_targets(layer) for layer in model.distinct}
-    return replace(model, layers=tuple(made[layer] for layer in model.layers))
-
-
-def _without_targets(layer: Block) -> Block:
-    mixture = layer.feed_forward
-    if not isinstance(mixture, MixtureOfExperts):
-        return layer
-    return replace(layer, feed_forward=replace(mixture, experts=replace(mixture.experts, targets=None)))
-
-
 READERS: dict[str, Reader] = {
     "bitnet": bitnet,
     "cwm": cwm,
@@ -261,5 +223,4 @@ READERS: dict[str, Reader] = {
     "jais2": jais2,
     "lfm2": lfm2,
     "ministral": ministral,
-    "qwen3_vl_moe": qwen3_vl_moe,
 }

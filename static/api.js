@@ -1,8 +1,9 @@
 // The only place that talks to the service.
 
 export class Refusal extends Error {
-  constructor(reply) {
-    super(reply.error ?? 'error');
+  constructor(status, reply) {
+    super(reply.error ?? `HTTP ${status}`);
+    this.status = status;
     this.details = reply.details ?? [];
     this.suggestions = reply.suggestions ?? [];
   }
@@ -15,14 +16,15 @@ async function read(response) {
   } catch {
     throw new Error(`HTTP ${response.status}`);
   }
-  if (!response.ok) throw new Refusal(reply);
+  if (!response.ok) throw new Refusal(response.status, reply);
   return reply;
 }
 
 export const get = async (path, signal) => read(await fetch(path, { signal }));
 
-export const post = async (path, body, signal) =>
-  read(await fetch(path, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body), signal }));
+export const post = async (path, body, signal) => read(await fetch(path, {
+  method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body), signal,
+}));
 
 // A question that is asked again and again: only the newest answer counts, older ones are dropped on the way.
 export function newest() {

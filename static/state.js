@@ -13,7 +13,11 @@ export const state = {
   theme: '',
 };
 
-const START = { model_name: 'Qwen3-8B' };
+// What a first visit shows.
+export const START = { model_name: 'Qwen3-8B', sequence_length: 8192, gpu: 'RTX-4090' };
+
+// Without these, sizes are no model.
+export const SIZES = ['model_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads'];
 
 export function load() {
   const said = new URLSearchParams(location.hash.slice(1));
@@ -24,13 +28,15 @@ export function load() {
   for (const [key, value] of said) if (key.startsWith('f.')) state.fields[key.slice(2)] = parsed(value);
   try {
     const saved = JSON.parse(said.get('compare') ?? '[]');
-    state.compare = Array.isArray(saved) ? saved.filter((each) => each && typeof each.body === 'object').slice(0, 4) : [];
+    state.compare = Array.isArray(saved) ? saved.filter(isRequest).slice(0, 4) : [];
   } catch {
     state.compare = [];
   }
   for (const name of VIEW) state[name] = said.get(name) ?? '';
-  if (![...said].length) Object.assign(state.fields, START);
+  if (!said.has('calculation_type')) Object.assign(state.fields, START);
 }
+
+const isRequest = (each) => ['inference', 'training'].includes(each?.calculation_type) && each.body && typeof each.body === 'object';
 
 export function store() {
   history.replaceState(null, '', `#${address()}`);
@@ -56,15 +62,34 @@ function parsed(text) {
 
 // The request that the state stands for. `applies` says which fields are shown: only those are sent.
 export function body(applies) {
-  const made = {};
+  const made = Object.create(null);
   if (state.source === 'config') made.config = JSON.parse(state.config);
   for (const [name, value] of Object.entries(state.fields)) {
     if (!applies(name)) continue;
     const path = name.split('.');
     const last = path.pop();
-    let at = made;
-    for (const step of path) at = at[step] ??= {};
-    at[last] = value;
+    let inside = made;
+    for (const step of path) inside = inside[step] ??= Object.create(null);
+    inside[last] = value;
   }
   return made;
+}
+
+// Puts a request in the place of the state: what `body` makes of it is the request again.
+export function restore({ calculation_type, body: asked }) {
+  state.calculation_type = calculation_type;
+  state.source = asked.config ? 'config' : asked.model_size !== undefined ? 'sizes' : 'bundled';
+  state.config = asked.config ? JSON.stringify(asked.config, null, 2) : '';
+  state.fields = flat({ ...asked, config: undefined });
+}
+
+// { lora: { rank: 8 } } is { 'lora.rank': 8 }.
+export function flat(value, path = '') {
+  const fields = {};
+  for (const [name, each] of Object.entries(value)) {
+    if (each === undefined || each === null) continue;
+    if (typeof each === 'object' && !Array.isArray(each)) Object.assign(fields, flat(each, `${path}${name}.`));
+    else fields[path + name] = each;
+  }
+  return fields;
 }

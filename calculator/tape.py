@@ -500,7 +500,10 @@ class Tape:
         if adapter and module and adapter.takes(module):
             result = y.dtype
             low = self.cast(x, adapter.dtype)  # the copy stays until the layer returns
-            update = self.update(low, into, out, rows, adapter)
+            if adapter.dora:
+                update = self._magnitude(low, y, into, out, rows, adapter)
+            else:
+                update = self.update(low, into, out, rows, adapter)
             y = self.add(y, update)
             del update
             y = self.cast(y, result)
@@ -560,6 +563,37 @@ class Tape:
         if cached and isinstance(weight.node, Leaf) and copy.storage is not None:
             self.casts.append(copy.storage)
         return copy
+
+    def _magnitude(self, x: Value, y: Value, into: int, out: int, rows: Size, adapter: Adapter) -> Value:
+        """DoRA as peft writes it: the product of the factors, for the norm of the summed weight, comes from an identity
+        sent through them; it and a copy of the weight are there until the layer's update is made. [arXiv:2402.09353]
+        """
+        every: Size = (into * out, 0, 0, 0, 0, 0)
+        first = self._lowered(self.parameter(into * adapter.rank, True, adapter.dtype))
+        second = self._lowered(self.parameter(adapter.rank * out, True, adapter.dtype))
+        inputs: Size = (into, 0, 0, 0, 0, 0)
+        identity = self.new((into * into, 0, 0, 0, 0, 0), adapter.dtype)
+        through = self._product(identity, first, inputs, adapter.rank, False)
+        drift = self.cast(self._product(through, second, inputs, out, False), x.dtype)
+        del identity, through
+        unpacked = self.new(every, HALF) if self.mode.quantized else None
+        weight = self.new(every, x.dtype) if unpacked is not None or self.mode.weights != x.dtype else None
+        del unpacked
+        part = self.new(every, x.dtype)
+        total = self.new(every, x.dtype)
+        del part
+        norms = self.new((out, 0, 0, 0, 0, 0), x.dtype)
+        del total
+        magnitude = self.parameter(out, True, adapter.dtype)
+        factor = self.operate((out, 0, 0, 0, 0, 0), FLOAT, (magnitude,), (norms,))
+        down = self._product(x, first, rows, adapter.rank, False)
+        up = self._product(down, second, rows, out, False)
+        del down
+        base = self.multiply(y, self.shift(factor))
+        update = self.scale(self.multiply(up, factor))
+        result = self.add(base, update)
+        del drift, weight
+        return result
 
     def update(self, low: Value, into: int, out: int, rows: Size, adapter: Adapter) -> Value:
         """What peft adds to a linear layer's result: down, up, scaled."""

@@ -142,9 +142,12 @@ def _replicas(setup: TrainingSetup) -> int:
 
 
 def adapter_tensors(model: Model, lora: Lora) -> tuple[Tensor, ...]:
-    """The low-rank pairs beside every targeted linear layer; the head is never one of "all-linear". [peft]"""
+    """The low-rank pairs beside every targeted linear layer; embedding and head only where they are named. [peft]"""
     adapter = Adapter(lora.rank, lora.target_modules, "", lora.dora)
     made: list[Tensor] = []
+    for tensor in (*model.embedding.tensors(), *model.head.tensors()):
+        if tensor.role in ("embedding", "output") and tensor.module in lora.target_modules:
+            made += _pair(tensor, lora)
     for layer in model.layers:
         for tensor in layer.tensors():
             if any(adapter.takes(name) for name in tensor.adapted_as):
@@ -390,8 +393,22 @@ def training(model: Model, setup: TrainingSetup) -> Estimate:
     )
 
 
+@lru_cache(maxsize=512)
+def _check_targets(model: Model, lora: Lora) -> None:
+    if adapter_tensors(model, lora):
+        return
+    names = {name for layer in model.distinct for tensor in layer.tensors() for name in tensor.adapted_as}
+    raise InvalidSetup(
+        f"no module of this model is called {' or '.join(lora.target_modules)}; "
+        f"it has {', '.join(sorted(names))}, or say all-linear",
+        "lora.target_modules",
+    )
+
+
 def checked(model: Model, setup: TrainingSetup) -> None:
-    """Raise InvalidSetup where a model cannot be spread as a setup says."""
+    """Raise InvalidSetup where a model cannot be adapted or spread as a setup says."""
+    if setup.lora is not None:
+        _check_targets(model, setup.lora)
     check_tensor(model, setup.tensor_parallel)
     layers = len(model.layers)
     parts = setup.pipeline_parallel * (setup.virtual_stages if setup.pipeline_schedule == "interleaved" else 1)

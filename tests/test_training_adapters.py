@@ -2,6 +2,8 @@
 
 import pytest
 
+from calculator.architectures import read_model
+from calculator.errors import InvalidSetup
 from calculator.library import library
 from calculator.setup import Lora, TrainingSetup
 from calculator.training import adapter_tensors, training
@@ -71,3 +73,52 @@ def test_float16_alone_brings_norms_embedding_and_head_to_float32():
     less, more = (training(model(name), each).peak.bytes_of("model_weights") for each in (half, wide))
     # embedding and head of 32,768 × 4,096, and 65 norms of 4,096, at two bytes more
     assert more - less == 2 * (2 * 32_768 * 4096 + 65 * 4096)
+
+
+SMALL = {
+    "model_type": "llama",
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "vocab_size": 2048,
+}
+
+
+@pytest.mark.parametrize(
+    ("dora", "checkpointing", "peak", "moment"),
+    [
+        # counted with torch 2.13.0, transformers 5.23.0 and peft 0.21.2: 2 × 512 tokens, fused AdamW
+        (False, "none", 427_921_408, "loss"),
+        (False, "full", 223_884_288, "backward"),
+        (True, "none", 737_262_592, "forward"),
+        (True, "full", 366_224_384, "backward"),
+    ],
+)
+def test_a_step_with_adapters_takes_what_was_counted(dora, checkpointing, peak, moment):
+    setup = TrainingSetup(
+        batch_size=2,
+        sequence_length=512,
+        method="lora",
+        lora=Lora(16, dora=dora),
+        precision="bfloat16",
+        mixed_precision="none",
+        optimizer_implementation="fused",
+        gradient_checkpointing=checkpointing,
+    )
+    estimate = training(read_model(SMALL), setup)
+    assert estimate.peak.total == pytest.approx(peak, rel=3e-4)
+    assert estimate.peak.name == moment
+
+
+def test_embedding_and_head_are_adapted_only_by_name():
+    named = Lora(8, ("q_proj", "embed_tokens", "lm_head"))
+    found = sum(tensor.elements for tensor in adapter_tensors(read_model(SMALL), named))
+    assert found == 4 * 8 * (1024 + 1024) + 2 * 8 * (2048 + 1024)
+    assert training(read_model(SMALL), TrainingSetup(method="lora", lora=named)).peak.total > 0
+
+
+def test_a_target_that_no_layer_has_is_refused_with_those_it_has():
+    with pytest.raises(InvalidSetup, match="it has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"):
+        training(read_model(SMALL), TrainingSetup(method="lora", lora=Lora(8, ("c_attn",))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..tape import FLOAT, LONG, SEQUENCES, TOKENS, WIDTH, Node, Size, Tape, Value, scaled
+from ..tape import FLOAT, LONG, SEQUENCES, TOKENS, WIDTH, Node, Size, Tape, Value, as_inputs, scaled
 from ..tensors import Cut, Tensor
 from ..units import ceil_div
 from .norms import Norm
@@ -55,10 +55,22 @@ class Embedding:
             made += self.norm.tensors()
         return tuple(made)
 
+    def _adapted(self, tape: Tape, x: Value) -> Value:
+        """Adapters on the table itself, where a request names it: rows of a narrow table, brought to the width."""
+        adapter = tape.mode.adapter
+        if adapter is None or self.name not in adapter.targets:
+            return x
+        rows = tape.mode.queries
+        narrow = tape.parameter(adapter.rank * self.vocabulary, True, adapter.dtype)
+        low = tape.operate(scaled(rows, adapter.rank), adapter.dtype, (narrow,), (), as_inputs)
+        wide = tape.product(low, tape.parameter(adapter.rank * self.width, True, adapter.dtype), rows, self.width)
+        del low
+        return tape.cast(tape.add(x, tape.scale(wide)), x.dtype)
+
     def forward(self, tape: Tape) -> Value:
         """The hidden states that enter the first layer. `tape.held` gets what the model's own variables keep alive."""
         rows = tape.mode.queries
-        x = tape.embed(rows, self.vocabulary, self.width)
+        x = self._adapted(tape, tape.embed(rows, self.vocabulary, self.width))
         if self.scaled:
             if tape.asked and self.scaled_after:
                 tape.leaves.append(x.storage)
@@ -135,7 +147,13 @@ class Head:
 
     def logits(self, tape: Tape, x: Value, rows: Size) -> Value:
         """`rows` × vocabulary."""
-        logits = tape.linear(x, self.projected or self.width, self.vocabulary, self.bias, "", rows)
+        into = self.projected or self.width
+        logits = tape.linear(x, into, self.vocabulary, self.bias, "", rows)
+        adapter = tape.mode.adapter
+        if adapter is not None and self.name in adapter.targets:  # never one of "all-linear"
+            update = tape.update(tape.cast(x, adapter.dtype), into, self.vocabulary, rows, adapter)
+            logits = tape.cast(tape.add(logits, update), logits.dtype)
+            del update
         if self.scaled:
             logits = tape.scale(logits)
         if self.softcap:

@@ -152,7 +152,12 @@ class Model:
 
     def states(self, tensor: int = 1) -> tuple[State, ...]:
         """The same by kind and precision: what its bytes follow from."""
-        return tuple(each.times(count) for layer, count in self.distinct.items() for each in layer.states(tensor))
+        sums: dict[tuple[str, str, int], int] = {}
+        for layer, count in self.distinct.items():
+            for each in layer.states(tensor):
+                kind = (each.name, each.precision, each.columns)
+                sums[kind] = sums.get(kind, 0) + each.elements * count
+        return tuple(State(name, elements, precision, columns) for (name, precision, columns), elements in sums.items())
 
     @cached_property
     def distinct(self) -> dict[Block, int]:

@@ -8,21 +8,25 @@ from ..errors import InvalidConfig
 from ..layers.attention import Attention
 from ..layers.blocks import Block, PreNormBlock
 from ..layers.ends import Embedding, Head
-from ..layers.feed_forward import GatedFeedForward
+from ..layers.experts import Experts, MixtureOfExperts, SigmoidRouter, SoftmaxRouter
+from ..layers.feed_forward import FeedForward, GatedFeedForward
 from ..layers.hybrid import (
     ResidualBlock,
     ScaledFeedForward,
     ScaledKeyAttention,
+    ScaledResidualBlock,
     SharedAttentionBlock,
     SharedAttentionMixer,
     SharedTransformer,
     SideBySide,
     WideAttention,
 )
-from ..layers.norms import RMSNorm
+from ..layers.mixtures import FloatLateRouter, LatentMixture, PlainExperts
+from ..layers.norms import FloatRMSNorm, RMSNorm
 from ..layers.state_space import Mamba, Mamba2
 from ..model import Model
-from .fields import Fields
+from ..tensors import Tensor
+from .fields import LIMITS, Fields
 from .llama import attention_sizes, finish
 from .table import Reader
 
@@ -368,6 +372,234 @@ def _shared(
     )
 
 
+# ---------------------------------------------------------------------- with experts
+
+
+def jamba(fields: Fields, name: str | None) -> Model:
+    """Jamba: Mamba layers with an attention layer in every eighth, experts in every second."""
+    hidden, heads, kv_heads, head_dim = attention_sizes(fields, kv_default=8)
+    count = fields.size("num_hidden_layers", default=32)
+    activation = fields.text("hidden_act", default="silu")
+    wide = fields.size("intermediate_size", default=14336)
+    experts = fields.size("num_experts", default=16, most=100_000)
+    chosen = fields.size("num_experts_per_tok", default=2, most=experts)
+    mixer = Mamba(
+        hidden,
+        fields.size("mamba_expand", default=2) * hidden,
+        fields.size("mamba_d_state", default=16),
+        fields.size("mamba_d_conv", default=4),
+        width_or_auto(fields, "mamba_dt_rank", -(-hidden // 16)),
+        projection_bias=fields.flag("mamba_proj_bias"),
+        convolution_bias=fields.flag("mamba_conv_bias", default=True),
+        norms=True,
+        prefix="mamba",
+    )
+    attention = Attention(hidden, heads, kv_heads, head_dim, rotary_dim=0)
+    dense = GatedFeedForward(hidden, wide, activation, prefix="feed_forward")
+    mixture = MixtureOfExperts(
+        SoftmaxRouter(hidden, experts, chosen, "feed_forward.router"),
+        Experts(hidden, wide, experts, chosen, activation, "feed_forward.experts"),
+    )
+    norms = (RMSNorm(hidden, "input_layernorm"), RMSNorm(hidden, "pre_ff_layernorm"))
+    attending = _every(fields, "attn_layer", count, period=8, offset=4)
+    sparse = _every(fields, "expert_layer", count, period=2, offset=1)
+    keys = [(a, s and experts > 1) for a, s in zip(attending, sparse, strict=True)]
+    made = {key: PreNormBlock(attention if key[0] else mixer, mixture if key[1] else dense, norms) for key in set(keys)}
+    vocabulary = fields.size("vocab_size", default=65_536)
+    return finish(
+        fields,
+        name,
+        Embedding(vocabulary, hidden),
+        tuple(made[key] for key in keys),
+        Head(vocabulary, hidden, fields.flag("tie_word_embeddings"), RMSNorm(hidden, "final_layernorm")),
+    )
+
+
+def _every(fields: Fields, name: str, count: int, period: int, offset: int) -> list[bool]:
+    """Which layers are those of a period and an offset into it."""
+    period = fields.size(f"{name}_period", default=period)
+    offset = fields.size(f"{name}_offset", default=offset, least=0)
+    return [index % period == offset for index in range(count)]
+
+
+def granitemoehybrid(fields: Fields, name: str | None) -> Model:
+    """Granite 4: Mamba-2 layers with a few attention layers, experts (or none) and a shared one in each."""
+    hidden, heads, kv_heads, head_dim = attention_sizes(fields)
+    count = fields.size("num_hidden_layers", default=32)
+    activation = fields.text("hidden_act", default="silu")
+    bias = fields.flag("attention_bias")
+    turned = fields.text("position_embedding_type", default="nope") == "rope"
+    shared = GatedFeedForward(
+        hidden,
+        fields.size("shared_intermediate_size", default=1024),
+        activation,
+        fused="input_linear",
+        down="output_linear",
+        prefix="shared_mlp",
+        component="shared_experts",
+        suffix="_shexp",
+    )
+    feed_forward: GatedFeedForward | MixtureOfExperts = shared
+    experts = fields.size("num_local_experts", default=8, least=0, most=100_000)
+    if experts:
+        chosen = fields.size("num_experts_per_tok", default=2, most=experts)
+        wide = fields.size("intermediate_size", default=11008)
+        router = FloatLateRouter(hidden, experts, chosen, "block_sparse_moe.router")
+        stacks = Experts(hidden, wide, experts, chosen, activation, "block_sparse_moe.experts")
+        feed_forward = MixtureOfExperts(router, stacks, shared)
+    mixers = {
+        "full_attention": Attention(
+            hidden,
+            heads,
+            kv_heads,
+            head_dim,
+            bias=bias,
+            output_bias=bias,
+            rotary_dim=head_dim if turned else 0,
+        ),
+        "linear_attention": mamba2_of(fields, hidden, fields.size("mamba_expand", default=2) * hidden),
+    }
+    kinds = layer_kinds(fields, count, "layer_types", "layers_block_type") or ["linear_attention"] * count
+    _only(fields, "layer_types", kinds, set(mixers))
+    norms = (RMSNorm(hidden, "input_layernorm"), RMSNorm(hidden, "post_attention_layernorm"))
+    made = {kind: ScaledResidualBlock(mixers[kind], feed_forward, norms) for kind in set(kinds)}
+    vocabulary = fields.size("vocab_size", default=32_000)
+    return finish(
+        fields,
+        name,
+        Embedding(vocabulary, hidden, scaled=True),
+        tuple(made[kind] for kind in kinds),
+        Head(vocabulary, hidden, fields.flag("tie_word_embeddings"), RMSNorm(hidden, "norm"), scaled=True),
+        rotary=head_dim if turned else 0,
+    )
+
+
+LETTERS = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}  # of hybrid_override_pattern
+
+
+def nemotron_h(fields: Fields, name: str | None) -> Model:
+    """Nemotron-H: every layer is one thing, a Mamba-2, an attention, a feed-forward layer or a mixture of experts."""
+    hidden = fields.size("hidden_size", default=4096)
+    heads = fields.size("num_attention_heads", default=32)
+    kv_heads = fields.size("num_key_value_heads", default=8)
+    fields.divides(heads, kv_heads, ("num_attention_heads", "num_key_value_heads"))
+    activation = fields.text("mlp_hidden_act", default="relu2")
+    bias = fields.flag("mlp_bias")
+    kinds = _nemotron_kinds(fields)
+    made: dict[str, Block] = {}
+    norms = (FloatRMSNorm(hidden, "norm"),)
+    for kind in set(kinds):
+        if kind == "linear_attention":
+            made[kind] = PreNormBlock(_nemotron_mamba(fields, hidden), None, norms)
+        elif kind == "full_attention":
+            attention = Attention(
+                hidden,
+                heads,
+                kv_heads,
+                fields.size("head_dim", default=128),
+                rotary_dim=0,
+                prefix="mixer",
+            )
+            made[kind] = PreNormBlock(attention, None, norms)
+        elif kind == "mlp":
+            wide = fields.size("intermediate_size", default=21_504)
+            made[kind] = PreNormBlock(None, FeedForward(hidden, wide, activation, bias, prefix="mixer"), norms)
+        else:
+            made[kind] = PreNormBlock(None, _nemotron_mixture(fields, hidden, activation, bias), norms)
+    vocabulary = fields.size("vocab_size", default=131_072)
+    tied = fields.flag("tie_word_embeddings")
+    model = finish(
+        fields,
+        name,
+        Embedding(vocabulary, hidden, "embeddings"),
+        tuple(made[kind] for kind in kinds),
+        Head(vocabulary, hidden, tied, FloatRMSNorm(hidden, "norm_f"), widened=True),
+    )
+    return replace(model, speculative=_nemotron_speculative(fields, made, hidden))
+
+
+def _nemotron_kinds(fields: Fields) -> list[str]:
+    """`layers_block_type`, or the letters of `hybrid_override_pattern`."""
+    path = f"{fields.path}.hybrid_override_pattern"
+    listed = fields.items("layers_block_type", "layer_types")
+    if listed is None:
+        pattern = fields.text("hybrid_override_pattern", default="")
+        listed = [LETTERS.get(letter, letter) for letter in pattern]
+    else:
+        path = f"{fields.path}.layers_block_type"
+        listed = [LEGACY_KINDS.get(kind, kind) if isinstance(kind, str) else "" for kind in listed]
+    if not listed:
+        raise InvalidConfig(f"{path} is needed: it says what each layer is", path)
+    if len(listed) > LIMITS["num_hidden_layers"]:
+        raise InvalidConfig(f"{path} has more than {LIMITS['num_hidden_layers']:,} layers", path)
+    _only(fields, path.rsplit(".", 1)[-1], listed, set(LETTERS.values()))
+    count = fields.size("num_hidden_layers", default=len(listed))
+    if count != len(listed):
+        raise InvalidConfig(f"{path} has {len(listed)} layers, num_hidden_layers says {count}", path)
+    return listed
+
+
+def _nemotron_mamba(fields: Fields, hidden: int) -> Mamba2:
+    bias = fields.flag("use_bias")
+    heads, groups = fields.size("mamba_num_heads", default=128), fields.size("n_groups", "mamba_n_groups", default=8)
+    fields.divides(heads, groups, ("mamba_num_heads", "n_groups"))
+    return Mamba2(
+        hidden,
+        heads,
+        fields.size("mamba_head_dim", default=64),
+        fields.size("ssm_state_size", default=128),
+        groups,
+        fields.size("conv_kernel", "mamba_d_conv", default=4),
+        fields.size("chunk_size", "mamba_chunk_size", default=128),
+        projection_bias=bias,
+        output_bias=bias,
+        convolution_bias=fields.flag("use_conv_bias", "mamba_conv_bias", default=True),
+        precision=state_precision(fields),
+    )
+
+
+def _nemotron_mixture(fields: Fields, hidden: int, activation: str, bias: bool) -> LatentMixture:
+    """Experts without gates, perhaps in a latent space, and a shared one beside them."""
+    experts = fields.size("n_routed_experts", "num_local_experts", default=8, most=100_000)
+    chosen = fields.size("num_experts_per_tok", default=2, most=experts)
+    latent = fields.optional("moe_latent_size") or 0
+    router = SigmoidRouter(
+        hidden,
+        experts,
+        chosen,
+        "mixer.gate",
+        normal=fields.flag("norm_topk_prob", default=True),
+        groups=fields.size("n_group", default=1),
+        best=fields.size("topk_group", default=1),
+    )
+    wide = fields.size("moe_intermediate_size", default=7688)
+    stacks = PlainExperts(
+        latent or hidden, wide, experts, chosen, activation, "mixer.experts", names=("up_proj", "down_proj")
+    )
+    shared = FeedForward(
+        hidden,
+        fields.size("moe_shared_expert_intermediate_size", default=7688),
+        activation,
+        bias,
+        prefix="mixer.shared_experts",
+        component="shared_experts",
+        suffix="_shexp",
+    )
+    return LatentMixture(router, stacks, shared, latent, bias)
+
+
+def _nemotron_speculative(fields: Fields, made: dict[str, Block], hidden: int) -> tuple[Tensor, ...]:
+    """The layers that predict a token more, as their pattern says, behind a matrix over two hidden states."""
+    count = fields.optional("num_nextn_predict_layers") or 0
+    pattern = fields.text("mtp_hybrid_override_pattern", default="")
+    listed = fields.items("mtp_layers_block_type") or [LETTERS.get(letter, letter) for letter in pattern]
+    kinds = [LEGACY_KINDS.get(kind, kind) for kind in listed if isinstance(kind, str)]
+    tensors = [tensor for kind in kinds or ["full_attention", "moe"] if kind in made for tensor in made[kind].tensors()]
+    tensors.append(Tensor("eh_proj.weight", (hidden, 2 * hidden), "other", "other", True))
+    tensors += [Tensor(f"{part}.weight", (hidden,), "norm", "norm") for part in ("enorm", "hnorm", "final_layernorm")]
+    return tuple(replace(tensor, name=f"mtp.{tensor.name}", count=tensor.count * count) for tensor in tensors if count)
+
+
 READERS: dict[str, Reader] = {
     "mamba": mamba,
     "falcon_mamba": falcon_mamba,
@@ -376,4 +608,7 @@ READERS: dict[str, Reader] = {
     "falcon_h1": falcon_h1,
     "zamba": zamba,
     "zamba2": zamba2,
+    "jamba": jamba,
+    "granitemoehybrid": granitemoehybrid,
+    "nemotron_h": nemotron_h,
 }

@@ -107,6 +107,7 @@ class FeedForward:
     component: str = "mlp_dense"
     dropout: float = 0.0
     plain: bool = False  # see Tape.linear
+    suffix: str = ""  # of the roles: "_shexp" for shared experts
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Two matrices and their biases."""
@@ -117,7 +118,15 @@ class FeedForward:
         ):
             path = f"{self.prefix}.{name}" if self.prefix else name
             made.append(
-                Tensor(f"{path}.weight", (out, into), self.component, role, True, Cut.TENSOR, self.intermediate)
+                Tensor(
+                    f"{path}.weight",
+                    (out, into),
+                    self.component,
+                    role + self.suffix,
+                    True,
+                    Cut.TENSOR,
+                    self.intermediate,
+                )
             )
             if self.bias:
                 cut = Cut.NONE if role == "ffn_down" else Cut.TENSOR

@@ -32,6 +32,21 @@ class ResidualBlock(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class ScaledResidualBlock(Block):
+    """x + a · mixer(norm(x)), then x + a · feed_forward(norm(x)): Granite."""
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """With the local variables of transformers' GraniteMoeHybridDecoderLayer.forward."""
+        for norm, part in zip(self.norms, (self.mixer, self.feed_forward), strict=True):
+            assert part is not None
+            residual = x
+            x = norm.forward(tape, x)
+            x = part.forward(tape, x)
+            x = tape.add(residual, tape.scale(x))
+        return x
+
+
+@dataclass(frozen=True, slots=True)
 class ScaledKeyAttention(Attention):
     """Attention whose keys are multiplied by a constant (Falcon H1)."""
 

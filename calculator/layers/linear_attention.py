@@ -12,7 +12,9 @@ from ..tape import FLOAT, WIDTH, Mode, Size, Tape, Value, scaled
 from ..tensors import Cut, Tensor
 from ..units import ceil_div
 from .attention import Attention, attend, keep, remember
+from .blocks import Block
 from .kernels import Scratch, backward_with, causal_convolution, hold, per_chunk
+from .latent import LatentAttention
 from .norms import Norm, normalized
 from .state_space import activations, state_bytes, store
 from .states import State, convolution, recurrent
@@ -416,6 +418,30 @@ class LightningAttention:
         if tape.mode.step == "prefill":
             keep(tape, tape.new((0, self.heads * self.head_dim**2, 0, 0, 0, 0), activations(tape.mode)))
         return tape.add(between, inside)
+
+
+@dataclass(frozen=True, slots=True)
+class PlainLatentAttention(LatentAttention):
+    """Latent attention without positions: the dimensions that others rotate stay as they are (Kimi Linear)."""
+
+    def rotate(self, tape: Tape, q: Value, k: Value) -> tuple[Value, Value]:
+        """Both as they are."""
+        return q, k
+
+
+@dataclass(frozen=True, slots=True)
+class WeighedBlock(Block):
+    """Sums of constant multiples, of what the norms give instead of what they get: a · norm(x) + b · part(norm(x))."""
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """With the local variables of transformers' MiniMaxDecoderLayer.forward."""
+        for norm, part in zip(self.norms, (self.mixer, self.feed_forward), strict=True):
+            assert part is not None
+            x = norm.forward(tape, x)
+            residual = x
+            x = part.forward(tape, x)
+            x = tape.add(tape.scale(residual), tape.scale(x))
+        return x
 
 
 __all__ = ["WIDTH", "GatedAttention", "GatedDeltaNet", "KimiDeltaAttention", "LightningAttention", "delta_rule"]

@@ -58,6 +58,17 @@ class LateRMSNorm(Norm):
         return tape.cast(tape.multiply(x, tape.parameter(self.width)), dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class FloatRMSNorm(Norm):
+    """weight · x / rms(x) with the weight in float32 too, as in transformers' NemotronHRMSNorm."""
+
+    def forward(self, tape: Tape, x: Value, rows: int = 1) -> Value:
+        """Keeps x, the normalized x and the weight in float32."""
+        dtype = x.dtype
+        x = normalized(tape, tape.cast(x, FLOAT), self.width, rows)
+        return tape.cast(tape.multiply(x, tape.cast(tape.parameter(self.width), FLOAT)), dtype)
+
+
 def normalized(tape: Tape, x: Value, width: int, rows: int) -> Value:
     """x · rsqrt(mean(x²) + ε), in x's dtype."""
     per_row = statistics_rows(x, width)

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import InvalidSetup, UnknownName, nearest
 from ..estimate import Part, Phase
 from ..formats import Recipe
+from ..gpus import GPU
 from ..model import Model
 from ..parallel import Placement
 from ..setup import InferenceSetup
@@ -201,6 +202,21 @@ class Engine:
                 f"engine_version is a number such as {self.versions[0]}, not {named!r:.40}", "engine_version"
             )
         return tuple(int(each) for each in found[1].split("."))
+
+
+RESERVED = Measured(
+    500 * 2**20,
+    300 * 2**20,
+    800 * 2**20,
+    "what nvidia-smi counts and a process is not given: torch sees 79.25 GiB of an A100's 80, 79.1 of an H100's 79.65,"
+    " 23.53 of an RTX 4090's 23.99",
+)
+
+
+def visible(gpu: GPU) -> int:
+    """Bytes of a GPU that a process sees: the driver keeps some of NVIDIA's. A card described by its memory alone is
+    taken at its word."""
+    return gpu.memory - (RESERVED.expected if gpu.vendor == "NVIDIA" else 0)
 
 
 def calibrated(name: str, figure: Measured, formula: str) -> Part:

@@ -11,7 +11,7 @@ from ..estimate import Part
 from ..gpus import GPU
 from ..units import GIB, MIB, ceil_div
 from .arithmetic import needed_cache, weights_part
-from .base import Engine, Measured, Option, Pool, Question, Share
+from .base import Engine, Measured, Option, Pool, Question, Share, visible
 from .holdings import Loading, cache_formats, states_held, weights_reserved
 from .moments import widest
 from .pages import kinds
@@ -145,7 +145,7 @@ def pool(question: Question, held: Share) -> Pool:
     """mem_fraction_static of the memory that is free at start, less the weights."""
     gpu = question.setup.gpu
     assert gpu is not None
-    free = gpu.memory - CONTEXT.expected
+    free = visible(gpu) - CONTEXT.expected
     limit = int(free * float(question.options["mem_fraction_static"] or 0.88))
     return Pool(limit, limit - held.weights.bytes, held.cache[1].bytes)
 

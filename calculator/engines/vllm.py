@@ -16,7 +16,7 @@ from ..gpus import GPU
 from ..quantization import Microscaled, Packed
 from ..units import GIB, MIB, ceil_div
 from .arithmetic import needed_cache, weights_part
-from .base import Engine, Measured, Option, Pool, Question, Share
+from .base import RESERVED, Engine, Measured, Option, Pool, Question, Share, visible
 from .holdings import Loading, cache_formats, weights_held
 from .moments import widest
 from .pages import Pages, kinds, paged
@@ -28,18 +28,23 @@ LOADING = Loading(vocabulary=64, cut_towers=True, allocator=True, fused=True)  #
 # sorted values (4) and their places (8), and what torch's segmented sort works with: pairs of place and segment twice
 # (2 × 8) and a second copy of the keys (4). [ATen/native/cuda/Sort.cu: segmented_sort_pairs_by_full_sort]
 SORTED = 2 + 4 + 4 + 8 + 2 * 8 + 4
+# Since 0.16 a Triton kernel cuts without sorting: logits in 16 bit (2), in float32 (4), and probabilities (4); beside
+# them a row of float32 for each program that runs at once. [vllm-project/vllm#33538]
+CUT = 2 + 4 + 4
+PROGRAMS = 132  # one for each multiprocessor of an H100
 IDS = 3 * 8  # token ids, positions, slots: int64 for each token of a step
 
 LARGE_GPU = 70 * GIB
 GRAPH = Measured(350_000, 200_000, 900_000, "14 logs of vLLM 0.9 to 0.26, graph memory ÷ (sizes × (layers + 1))")
 GRAPH_V0 = Measured(200_000, 100_000, 900_000, "a log of the V0 engine: 35 graphs of 40 layers took 0.27 GiB")
-OUTSIDE = Measured(80 * MIB, 20 * MIB, 350 * MIB, "6 logs on one GPU: 0.02 to 0.33 GiB outside torch")
-OUTSIDE_LARGE = Measured(280 * MIB, 100 * MIB, 600 * MIB, "2 logs on H100: 0.26 and 0.33 GiB outside torch")
-OUTSIDE_MANY = Measured(600 * MIB, 250 * MIB, 3600 * MIB, "logs on 2 to 8 GPUs: 0.25 to 3.6 GiB, NCCL's buffers in it")
+OUTSIDE = Measured(80 * MIB, 20 * MIB, 350 * MIB, "logs on one GPU: 0.02 to 0.33 GiB outside torch")
+OUTSIDE_SMALL = Measured(50 * MIB, 20 * MIB, 130 * MIB, "5 logs on GPUs of 12 to 32 GB: 0.02 to 0.12 GiB outside torch")
+OUTSIDE_LARGE = Measured(260 * MIB, 180 * MIB, 350 * MIB, "5 logs on A100 and H100: 0.18 to 0.33 GiB outside torch")
+OUTSIDE_MANY = Measured(300 * MIB, 130 * MIB, 3600 * MIB, "8 logs on 2 to 8 GPUs: mostly 0.13 to 0.73 GiB, once 3.6")
 
 # Percent of the figure that logs printed, over those that printed it: what was seen, and its range.
 SEEN_V0 = ("within 3 % of 7 logs of the V0 engine", 90, 110)
-SEEN = ("of two logs of V1 one is 10 % above it, one half of it", 45, 125)
+SEEN = ("within 10 % of what 8 logs of V1 left of their GPUs; half of it on one with experts", 50, 125)
 
 OPTIONS = (
     Option("max_model_len", int, None, "longest sequence; the model's own context if absent", 1, 10**9),
@@ -130,24 +135,31 @@ def forward(question: Question, stage: int, tokens: int) -> int:
     return tokens * (widest(question.model, question.placement, stage) * question.width + IDS)
 
 
-def sampler(question: Question, stage: int, tokens: int, sequences: int) -> int:
-    """Bytes of sampling: the hidden states of a step, and logits on their way through a sort."""
+def sampler(question: Question, stage: int, tokens: int, sequences: int) -> tuple[int, str]:
+    """Bytes of sampling: the hidden states of a step, and logits on their way through a sort or a kernel that needs
+    none."""
     if stage != question.placement.pipeline - 1:
-        return 0
-    hidden = tokens * question.model.hidden * question.width
-    return hidden + sequences * question.model.head.vocabulary * SORTED
+        return 0, ""
+    vocabulary, hidden = question.model.head.vocabulary, tokens * question.model.hidden * question.width
+    each = CUT if question.since(0, 16) else SORTED
+    size = hidden + sequences * vocabulary * each
+    formula = f"{sequences:,} sequences × {vocabulary:,} logits × {each} bytes"
+    if question.since(0, 16):
+        programs = min(sequences, PROGRAMS)
+        size += programs * vocabulary * 4
+        formula += f" + {programs} × {vocabulary:,} × 4"
+    return size, f"{formula}, beside {tokens:,} hidden states"
 
 
 def profiled(question: Question, stage: int) -> tuple[int, str]:
     """What the profiled step takes: the larger of its forward pass and its sampling."""
     tokens, sequences = question.number("max_num_batched_tokens", 2048), question.number("max_num_seqs", 256)
     sequences = min(sequences, tokens)
-    passed, sampled = forward(question, stage, tokens), sampler(question, stage, tokens, sequences)
-    if passed >= sampled:
-        width = widest(question.model, question.placement, stage)
-        return passed, f"{tokens:,} tokens × ({width:,} elements × {8 * question.width} bits + {IDS} bytes)"
-    vocabulary = question.model.head.vocabulary
-    return sampled, f"{sequences:,} sequences × {vocabulary:,} logits × {SORTED} bytes, beside {tokens:,} hidden states"
+    passed, (sampled, formula) = forward(question, stage, tokens), sampler(question, stage, tokens, sequences)
+    if passed < sampled:
+        return sampled, formula
+    width = widest(question.model, question.placement, stage)
+    return passed, f"{tokens:,} tokens × ({width:,} elements × {8 * question.width} bits + {IDS} bytes)"
 
 
 def capture_sizes(question: Question) -> int:
@@ -175,7 +187,10 @@ def outside(question: Question) -> Measured:
     placement = question.placement
     if placement.gpus > placement.data or placement.joined:
         return OUTSIDE_MANY
-    return OUTSIDE_LARGE if is_large(question.setup.gpu) else OUTSIDE
+    gpu = question.setup.gpu
+    if gpu is None:
+        return OUTSIDE
+    return OUTSIDE_LARGE if gpu.memory >= LARGE_GPU else OUTSIDE_SMALL
 
 
 def share(question: Question, stage: int) -> Share:
@@ -226,7 +241,7 @@ def pool(question: Question, held: Share) -> Pool:
     """The share of the GPU less weights, activations and what lies outside torch; since 0.21 less graphs too."""
     gpu = question.setup.gpu
     assert gpu is not None
-    limit = int(gpu.memory * float(question.options["gpu_memory_utilization"] or 0.9))
+    limit = int(visible(gpu) * float(question.options["gpu_memory_utilization"] or 0.9))
     stage = 0 if question.placement.pipeline == 1 else question.placement.pipeline - 1
     taken = held.weights.bytes + held.activations[0].bytes + outside(question).expected
     if question.since(0, 21):
@@ -292,10 +307,11 @@ VLLM = Engine(
         "pages": "vllm/v1/core/kv_cache_utils.py, vllm/v1/kv_cache_interface.py",
         "defaults": "vllm/engine/arg_utils.py: get_batch_defaults",
         "mxfp4": "vllm/model_executor/layers/quantization/mxfp4.py; measured 64.38 and 65.97 GiB for gpt-oss-120b",
-        "sampler": "vllm/v1/sample/ops/topk_topp_sampler.py; ATen/native/cuda/Sort.cu",
+        "sampler": "vllm/v1/sample/ops/topk_topp_sampler.py; ATen/native/cuda/Sort.cu; vllm-project/vllm#33538",
         "graphs": GRAPH.source,
-        "outside torch": f"{OUTSIDE.source}; {OUTSIDE_LARGE.source}; {OUTSIDE_MANY.source}",
+        "outside torch": "; ".join(each.source for each in (OUTSIDE_SMALL, OUTSIDE_LARGE, OUTSIDE_MANY)),
         "context": CONTEXT.source,
+        "reserved by the driver": RESERVED.source,
     },
     pool,
     settle,

@@ -19,6 +19,7 @@ from .quantization import find_recipe
 from .setup import InferenceSetup
 from .units import gib
 
+LLAMA_CPP_CACHES = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 POOLED = ("vllm", "sglang")  # engines that take their share of a GPU in advance
 
 
@@ -36,6 +37,11 @@ def settled(model: Model, setup: InferenceSetup) -> InferenceSetup:
         cache = "fp8"
     else:
         cache = precision if BYTES[precision] >= 2 else "float16"
+    if cache in LLAMA_CPP_CACHES and setup.engine not in (None, "llama.cpp"):
+        raise InvalidSetup(
+            f"{setup.engine} keeps no cache in {cache}, which is llama.cpp's: choose float16, bfloat16 or fp8",
+            "kv_cache_precision",
+        )
     prompt = setup.prompt_length or setup.sequence_length
     if prompt > setup.sequence_length:
         raise InvalidSetup(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -72,6 +73,7 @@ def placement_of(model: Model, setup: InferenceSetup) -> Placement:
     if placement == ALONE:
         return ALONE
     _check_heads(model, placement.tensor)
+    _check_widths(model, placement.tensor)
     if placement.pipeline > len(model.layers):
         raise InvalidSetup(
             f"pipeline_parallel must be at most {len(model.layers)}, the layers of this model", "pipeline_parallel"
@@ -146,6 +148,29 @@ def _check_heads(model: Model, tensor: int) -> None:
             )
 
 
+def _check_widths(model: Model, tensor: int) -> None:
+    if tensor == 1:
+        return
+    for width in inner_widths(model):
+        if width % tensor:
+            allowed = ", ".join(str(each) for each in divisors(math.gcd(*inner_widths(model))) if each <= 64)
+            raise InvalidSetup(
+                f"tensor_parallel must divide the feed-forward width {width:,}: {allowed}", "tensor_parallel"
+            )
+
+
+@lru_cache(maxsize=1024)
+def inner_widths(model: Model) -> tuple[int, ...]:
+    """Widths of the feed-forward layers that tensor parallelism cuts."""
+    found = {
+        tensor.shape[-1]
+        for layer in model.distinct
+        for tensor in layer.tensors()
+        if tensor.role == "ffn_down" and tensor.cut is Cut.TENSOR and tensor.linear and len(tensor.shape) == 2
+    }
+    return tuple(sorted(found))
+
+
 @lru_cache(maxsize=1024)
 def stage_ends(layers: int, pipeline: int) -> tuple[tuple[int, int], ...]:
     """First layer and the one after the last, for each stage. Layers that are left over go to the last stages but one,
@@ -175,7 +200,7 @@ def part_of(model: Model, tensor: int, first: int, last: int) -> Model:
     layers = tuple(made[layer] for layer in model.layers[first:last])
     head, ends = model.head, last == len(model.layers)
     if not ends:
-        head = replace(head, vocabulary=0, norm=None, bias=False)
+        head = replace(head, vocabulary=0, bias=False)
     elif tensor > 1:
         head = replace(head, vocabulary=ceil_div(round_up(head.vocabulary, 64), tensor))
     return replace(model, layers=layers, head=head, towers=(), speculative=())

@@ -6,6 +6,7 @@ import pytest
 
 from calculator import InferenceSetup
 from calculator.architectures import read_model
+from calculator.architectures.sized import sized_model
 from calculator.engines.holdings import block
 from calculator.errors import InvalidSetup, UnknownName
 from calculator.inference import inference
@@ -111,6 +112,7 @@ def test_heads_are_never_split():
         ({"expert_parallel": 2, "tensor_parallel": 2}, "expert_parallel"),
         ({"engine": "transformers", "engine_version": "newest"}, "engine_version"),
         ({"sequence_length": 8, "prompt_length": 9}, "prompt_length"),
+        ({"engine": "transformers", "kv_cache_precision": "q8_0"}, "kv_cache_precision"),
     ],
 )
 def test_what_cannot_be_is_refused(said, field):
@@ -128,3 +130,19 @@ def test_unknown_options_are_refused_by_name():
 def test_the_peak_over_gpus_is_the_sum_and_the_fullest_is_one_of_them():
     estimate = at(data_parallel=2, tensor_parallel=2)
     assert estimate.phases[0].total == 4 * estimate.fullest[0].total
+
+
+def test_feed_forward_widths_are_divided_evenly():
+    # 16 heads are divided by 4, a width of 1,022 is not
+    odd = read_model({**SIZES, "num_attention_heads": 16, "num_key_value_heads": 4, "intermediate_size": 1022})
+    with pytest.raises(InvalidSetup) as caught:
+        at(odd, tensor_parallel=4)
+    assert caught.value.message.endswith(": 1, 2, 7, 14")
+
+
+def test_sizes_stand_for_their_parameters_in_every_format():
+    sized = sized_model(7_000_000_000, 4096, 32, 32, intermediate_size=8192)
+    half = sized_model(3_500_000_000, 4096, 32, 32, intermediate_size=8192)
+    for said in ({"quantization": "fp8"}, {"precision": "bfloat16"}):
+        whole, less = (inference(each, InferenceSetup(engine="vllm", **said)) for each in (sized, half))
+        assert whole.phases[0].bytes_of("model_weights") == pytest.approx(2 * less.phases[0].bytes_of("model_weights"))

@@ -186,9 +186,11 @@ def weights_held(
         size += times * sum(each for _, each in sizes)
         if loading.allocator and model.stated is None:
             size += times * rounding(sizes, loading)
-    if model.stated is not None and recipe is None:  # sizes stand for as many parameters as were said
-        elements = ceil_div(elements * model.stated, sum(tensor.elements for tensor in model.tensors()))
-        return stored(elements, precision)
+    if model.stated is not None:  # sizes stand for as many parameters as were said
+        counted = sum(tensor.elements for tensor in model.tensors())
+        if recipe is None:
+            return stored(ceil_div(elements * model.stated, counted), precision)
+        return ceil_div(size * model.stated, counted)
     return size
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from .errors import InvalidSetup
 from .layers.blocks import Block
 from .layers.experts import Experts
-from .layers.megatron import MegatronBlock, MegatronEmbedding, MegatronHead
+from .layers.megatron import MegatronBlock, MegatronEmbedding, MegatronHead, megatron_block
 from .model import Model
 from .parallel import sliced
 from .tensors import Cut, Tensor
@@ -72,16 +72,15 @@ def megatron_model(model: Model, tensor: int, expert: int, sequence: bool) -> Mo
     local = local_model(model, tensor, expert)
     hidden = local.hidden
     parts = tensor if sequence else 1
-    made = {
-        layer: MegatronBlock(layer.mixer, layer.feed_forward, layer.norms, hidden, parts) for layer in local.distinct
-    }
+    made = {layer: megatron_block(layer, hidden, parts) for layer in local.distinct}
+    mixed = any(each.other is not None for each in made.values())
     return replace(
         local,
         layers=tuple(made[layer] for layer in local.layers),
         embedding=MegatronEmbedding(local.embedding.vocabulary, hidden // parts, whole=hidden),
         head=MegatronHead(local.head.vocabulary, hidden // parts, local.head.tied, local.head.norm, whole=hidden),
-        tables=(),
-        beside=(),
+        tables=local.tables if mixed else (),
+        beside=local.beside if mixed else (),
         held_embedding=False,
     )
 
@@ -144,7 +143,7 @@ def check_tensor(model: Model, ways: int) -> None:
         for part in _parts(layer):
             for name in HEADS + WIDTHS:
                 amount = getattr(part, name, 0)
-                if not isinstance(amount, int) or not amount:
+                if not isinstance(amount, int) or amount < 2:  # a single one is copied
                     continue
                 if name == "kv_heads" and ways % amount == 0:
                     continue

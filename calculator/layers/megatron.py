@@ -26,13 +26,21 @@ class MegatronBlock(Block):
 
     hidden    width of the hidden states, whole
     sequence  GPUs that share the sequence between products: 1, or the tensor-parallel ways
+    other     a layer of another kind, which runs as it is on the gathered hidden states
     """
 
     hidden: int = 0
     sequence: int = 1
+    other: Block | None = None
 
     def forward(self, tape: Tape, x: Value) -> Value:
         """x: this GPU's part of the hidden states."""
+        if self.other is not None:
+            if self.sequence == 1:
+                return self.other.forward(tape, x)
+            whole = tape.operate(scaled(TOKENS, self.hidden), HALF, (x,), (), _as_inputs)
+            y = self.other.forward(tape, whole)
+            return tape.operate(x.elements, HALF, (y,), (), _as_inputs)
         residual = x
         x = tape.add(residual, self._attention(tape, x))
         residual = x
@@ -99,10 +107,8 @@ class MegatronBlock(Block):
     def _attention(self, tape: Tape, x: Value) -> Value:
         if isinstance(self.mixer, LatentAttention):
             return self._latent(tape, x, self.mixer)
-        if isinstance(self.mixer, Attention):
-            return self._grouped(tape, x, self.mixer)
-        assert self.mixer is not None
-        return self.mixer.forward(tape, x)  # type: ignore[no-any-return]
+        assert isinstance(self.mixer, Attention)
+        return self._grouped(tape, x, self.mixer)
 
     def _grouped(self, tape: Tape, x: Value, layer: Attention) -> Value:
         """Queries, keys and values from one product; the rotated ones are fresh, and values are made dense."""
@@ -153,10 +159,8 @@ class MegatronBlock(Block):
         x = self._normed(tape, x)
         if isinstance(layer, MixtureOfExperts):
             return self._experts(tape, x, layer)
-        if isinstance(layer, (GatedFeedForward, FeedForward)):
-            return self._plain(tape, x, layer)
-        assert layer is not None
-        return layer.forward(tape, x)  # type: ignore[no-any-return]
+        assert isinstance(layer, (GatedFeedForward, FeedForward))
+        return self._plain(tape, x, layer)
 
     def _plain(self, tape: Tape, x: Value, layer: GatedFeedForward | FeedForward) -> Value:
         gates = 2 if isinstance(layer, GatedFeedForward) else 1
@@ -190,6 +194,17 @@ class MegatronBlock(Block):
         if layer.shared is not None:
             y = tape.add(y, self._plain(tape, x, layer.shared))
         return y
+
+
+def megatron_block(layer: Block, hidden: int, sequence: int) -> MegatronBlock:
+    """The layer in Megatron's kernels; as it is, where Megatron has none of its kind."""
+    mixer, wide = layer.mixer, layer.feed_forward
+    known = isinstance(mixer, (Attention, LatentAttention)) and isinstance(
+        wide, (GatedFeedForward, FeedForward, MixtureOfExperts, type(None))
+    )
+    if known:
+        return MegatronBlock(mixer, wide, layer.norms, hidden, sequence)
+    return MegatronBlock(None, None, layer.norms, hidden, sequence, layer)
 
 
 def _activated(tape: Tape, x: Value, out: int, weights: Value | None = None) -> Value:

@@ -146,3 +146,13 @@ def test_sizes_stand_for_their_parameters_in_every_format():
     for said in ({"quantization": "fp8"}, {"precision": "bfloat16"}):
         whole, less = (inference(each, InferenceSetup(engine="vllm", **said)) for each in (sized, half))
         assert whole.phases[0].bytes_of("model_weights") == pytest.approx(2 * less.phases[0].bytes_of("model_weights"))
+
+
+def test_four_bit_weights_are_unpacked_for_more_than_one_row():
+    # a decode step needs next to nothing, and with two rows 11008 × 2048 × 2 bytes of one matrix
+    one, two = (
+        inference(UNTIED, InferenceSetup(quantization="bnb-nf4", batch_size=rows, sequence_length=64)).phases[1]
+        for rows in (1, 2)
+    )
+    grown = two.bytes_of("activation_memory") - one.bytes_of("activation_memory")
+    assert grown == pytest.approx(11008 * 2048 * 2, rel=0.01)

@@ -10,6 +10,7 @@ from ..model import Model
 from ..parallel import ALONE, part_of, stage_ends
 from ..precisions import tape_dtype
 from ..profile import Profile, inference_profile
+from ..quantization import NormalFloat
 from ..tape import Mode
 from .base import Engine, Question, Share
 from .holdings import PLAIN, Loading, cache_formats, cache_held, spelled, states_held, weights_held
@@ -27,8 +28,18 @@ def _profile(
     exceeded: frozenset[int],
     fresh: bool,
     all_logits: bool,
+    quantized: bool,
 ) -> Profile:
-    mode = Mode(step=step, weights=dtype, attention=attention, frozen=True, one=one, exceeded=exceeded, fresh=fresh)
+    mode = Mode(
+        step=step,
+        weights=dtype,
+        attention=attention,
+        frozen=True,
+        one=one,
+        exceeded=exceeded,
+        fresh=fresh,
+        quantized=quantized,
+    )
     return inference_profile(model, mode, all_logits)
 
 
@@ -48,8 +59,17 @@ def need(question: Question, stage: int, step: str, length: int) -> int:
         frozenset(window for window in model.windows if length >= window),
         setup.prompt_length == setup.sequence_length,
         setup.logits == "all",
+        unpacked(question, step),
     )
     return profile.need(step, setup.batch_size, length)
+
+
+def unpacked(question: Question, step: str) -> bool:
+    """Whether weights are unpacked to a 16-bit copy for a product: bitsandbytes does so in 4 bit for more than one row.
+    [bitsandbytes/autograd/_functions.py: matmul_4bit]"""
+    setup = question.setup
+    rows = setup.batch_size if step == "decode" else setup.batch_size * (setup.prompt_length or 1)
+    return isinstance(question.recipe, NormalFloat) and rows > 1
 
 
 def moments(question: Question, stage: int, elements: tuple[int, int], state: int) -> tuple[Part, Part]:

@@ -128,3 +128,62 @@ def test_equal_layers_are_one_object() -> None:
 def test_figures_that_make_no_sense_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidConfig):
         read_model({**CONFIGS["qwen3_moe"], **change})
+
+
+STREAMS = {
+    "model_type": "deepseek_v4",
+    "hidden_size": 384,
+    "num_hidden_layers": 3,
+    "vocab_size": 1000,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+    "partial_rotary_factor": 0.25,
+    "q_lora_rank": 192,
+    "moe_intermediate_size": 320,
+    "n_routed_experts": 16,
+    "num_experts_per_tok": 4,
+    "hc_mult": 4,
+    "sliding_window": 64,
+    "o_groups": 4,
+    "o_lora_rank": 96,
+    "index_n_heads": 8,
+    "index_head_dim": 32,
+    "index_topk": 16,
+    "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
+    "mlp_layer_types": ["hash_moe", "moe", "moe"],
+}
+
+
+def test_streams_and_compressed_entries() -> None:
+    model = read_model(STREAMS)
+    # counted as the others, with two sequences of 256 tokens
+    assert model.parameters == 21_255_647
+    how = settled(model, Mode(exceeded=frozenset({64})))
+    kept = trace(model.layers[1], how, model.hidden, how.hidden, shared_tables(model, how)).saved
+    assert evaluate(kept, 2, 256) == pytest.approx(46_192_192, rel=1e-3)
+    profile = inference_profile(model, replace(how, step="prefill"), all_logits=True)
+    need = 2 * model.parameters + profile.need("prefill", 2, 256) + 8 * 2 * 256
+    assert need == pytest.approx(60_354_462, rel=3e-3)
+
+
+def test_the_cache_of_compressed_entries() -> None:
+    model = read_model(STREAMS)
+    # 64 tokens of the window; one entry for 4 tokens and a key of the indexer; one for 128 tokens
+    assert [layer.cache(1024) for layer in model.layers] == [64 * 64, 64 * 64 + 256 * (64 + 32), 64 * 64 + 8 * 64]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("deepseek_v32", {"q_lora_rank": None}),
+        ("dsv3", {"n_group": 3}),
+        ("glm_moe_dsa", {"indexer_types": ["shared", "full", "full"]}),
+        ("gpt_oss", {"layer_types": ["full_attention"]}),
+        ("hunyuan_v1_moe", {"moe_topk": [4, 2, 4]}),
+        ("glm4_moe", {"partial_rotary_factor": 2}),
+    ],
+)
+def test_what_a_family_cannot_be_is_refused(name: str, change: dict[str, Any]) -> None:
+    with pytest.raises(InvalidConfig):
+        read_model({**CONFIGS[name], **change})

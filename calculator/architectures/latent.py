@@ -8,12 +8,23 @@ from typing import Any
 
 from ..errors import InvalidConfig
 from ..layers.blocks import Block, PreNormBlock
-from ..layers.experts import GroupedSoftmaxRouter, Router, SigmoidRouter
+from ..layers.experts import GroupedSoftmaxRouter, MixtureOfExperts, Router, SigmoidRouter
 from ..layers.feed_forward import GatedFeedForward
 from ..layers.latent import IndexedLatentAttention, LatentAttention
+from ..layers.norms import LateRMSNorm
+from ..layers.streams import (
+    CompressedAttention,
+    FirstClampedExperts,
+    FirstClampedFeedForward,
+    RootRouter,
+    StreamBlock,
+    StreamEmbedding,
+    StreamHead,
+    Streams,
+)
 from ..layers.variants import ScaledBlock
 from ..model import Model
-from .experts import deepseek_mixture, ends, expert_counts, prediction_layers, stack, two_norms
+from .experts import deepseek_mixture, ends, expert_counts, partial_rotary, prediction_layers, stack, two_norms
 from .fields import Fields
 from .llama import finish
 from .table import Reader
@@ -225,10 +236,114 @@ def minicpm3(fields: Fields, name: str | None) -> Model:
     )
 
 
+# ---------------------------------------------------------------------- DeepSeek-V4
+
+
+def kinds_of_attention(fields: Fields, count: int) -> list[tuple[int, bool]]:
+    """Of each layer, the tokens of a compressed entry (0: a window alone) and whether an indexer picks entries."""
+    rates = fields.inner("compress_rates")
+    picked = rates.size("compressed_sparse_attention", default=fields.size("compress_rate_csa", default=4))
+    all_of = rates.size("heavily_compressed_attention", default=fields.size("compress_rate_hca", default=128))
+    made = {
+        "sliding_attention": (0, False),
+        "compressed_sparse_attention": (picked, True),
+        "heavily_compressed_attention": (all_of, False),
+    }
+    by_ratio = {0: "sliding_attention", 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}
+    where = "layer_types"
+    listed = fields.items(where)
+    if listed is None and fields.has("compress_ratios"):
+        where = "compress_ratios"
+        listed = [by_ratio.get(each, each) if isinstance(each, int) else each for each in fields.items(where) or []]
+    if listed is None:
+        odd = ["heavily_compressed_attention", "compressed_sparse_attention"]
+        listed = [odd[0]] * min(count, 2) + [odd[index % 2] for index in range(max(count - 2, 0))]
+    if len(listed) < count or any(each not in made for each in listed[:count]):
+        path = f"{fields.path}.{where}"
+        raise InvalidConfig(f"{path} must name the attention of each of {count} layers", path)
+    return [made[each] for each in listed[:count]]
+
+
+def deepseek_v4(fields: Fields, name: str | None) -> Model:
+    """DeepSeek-V4: streams, one key for all heads, compressed entries behind a window, experts read from a table
+    first."""
+    hidden = fields.size("hidden_size", default=4096)
+    count = fields.size("num_hidden_layers", default=43)
+    heads = fields.size("num_attention_heads", default=64)
+    head_dim = fields.size("head_dim", default=512)
+    rotary = fields.size("qk_rope_head_dim", default=0, least=0, most=head_dim) or partial_rotary(
+        fields, head_dim, 0.125
+    )
+    groups = fields.size("o_groups", default=8)
+    fields.divides(heads, groups, ("num_attention_heads", "o_groups"))
+    streams, steps = (
+        fields.size("hc_mult", default=4, most=64),
+        fields.size("hc_sinkhorn_iters", default=20, most=1_000),
+    )
+    experts, chosen = expert_counts(fields, "n_routed_experts", "num_local_experts", chosen=6, experts=256)
+    wide = fields.size("moe_intermediate_size", default=2048)
+    activation = fields.text("hidden_act", default="silu")
+    shared = fields.size("n_shared_experts", default=1, least=0)
+    always = FirstClampedFeedForward(
+        hidden,
+        max(shared, 1) * wide,
+        activation,
+        prefix="mlp.shared_experts",
+        component="shared_experts",
+        suffix="_shexp",
+    )
+    stacks = FirstClampedExperts(hidden, wide, experts, chosen, activation)
+    kinds = fields.items("mlp_layer_types", length=count)
+    hashed = fields.size("num_hash_layers", default=3, least=0)
+    looked_up = [index < hashed for index in range(count)] if kinds is None else [kind == "hash_moe" for kind in kinds]
+    norms = (LateRMSNorm(hidden, "input_layernorm"), LateRMSNorm(hidden, "post_attention_layernorm"))
+    around = (
+        Streams(hidden, streams, steps, "attn_hc", "other"),
+        Streams(hidden, streams, steps, "ffn_hc", "mlp_dense"),
+    )
+
+    def make(key: tuple[tuple[int, bool], bool]) -> Block:
+        (ratio, indexed), table = key
+        attention = CompressedAttention(
+            hidden,
+            heads,
+            head_dim,
+            rotary,
+            fields.size("q_lora_rank", default=1024),
+            fields.size("sliding_window", default=128),
+            ratio,
+            indexed,
+            fields.size("index_n_heads", default=64),
+            fields.size("index_head_dim", default=128, least=rotary),
+            fields.size("index_topk", default=512),
+            groups,
+            fields.size("o_lora_rank", default=1024),
+        )
+        mixture = MixtureOfExperts(
+            RootRouter(hidden, experts, chosen, looked_up=table), stacks, always if shared else None
+        )
+        return StreamBlock(attention, mixture, norms, around)
+
+    keys = list(zip(kinds_of_attention(fields, count), looked_up, strict=True))
+    vocabulary = fields.size("vocab_size", default=129280)
+    tied = fields.flag("tie_word_embeddings")
+    return finish(
+        fields,
+        name,
+        StreamEmbedding(vocabulary, hidden, projected=streams * hidden),
+        stack(keys, make),
+        StreamHead(vocabulary, hidden, tied, LateRMSNorm(hidden, "norm"), streams=streams),
+        tables=tuple((f"{part}_{kind}", rotary // 2) for kind in ("main", "compress") for part in ("cos", "sin")),
+        sdpa=False,
+    )
+
+
 READERS: dict[str, Reader] = {
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
     "deepseek_v32": deepseek_v32,
+    "deepseek_v4": deepseek_v4,
+    "deepseek_ref": deepseek_v4,
     "kimi_k2": deepseek_v3,
     "glm4_moe_lite": glm4_moe_lite,
     "glm_moe_dsa": glm_moe_dsa,

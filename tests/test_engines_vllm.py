@@ -172,3 +172,25 @@ def test_every_engine_names_sources():
         engine = find_engine(name)
         assert engine.sources and engine.versions
         assert all(option.meaning for option in engine.options)
+
+
+@pytest.mark.parametrize(
+    ("precision", "a_token"),
+    [
+        ("bfloat16", (512 + 64) * 2 + 128 + 4),  # the indexer's key in fp8, with a float32 scale
+        ("fp8", 512 + 4 * 4 + 64 * 2 + 128 + 4),  # scales of 128 each, the rotary part in 16 bit
+    ],
+)
+def test_an_indexer_packs_its_key(precision, a_token):
+    config = {
+        "model_type": "deepseek_v32",
+        "num_hidden_layers": 2,
+        "first_k_dense_replace": 2,
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "num_attention_heads": 8,
+        "vocab_size": 1024,
+        "max_position_embeddings": 4096,
+    }
+    estimate = at(read_model(config), sequence_length=1600, kv_cache_precision=precision)
+    assert estimate.cache["reserved_bytes"] == 2 * 1600 * a_token

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..formats import Format
+from ..layers.blocks import Block
 from ..model import Model
 from ..parallel import Placement, mixers
 from ..units import ceil_div
@@ -36,12 +37,33 @@ class Kind:
     state: int = 0
 
 
+INDEX_BLOCK = 128  # elements of an indexer's key that share a float32 scale
+
+
+def token_bytes(layer: Block, placement: Placement, stored: Format, packed: bool) -> int:
+    """Bytes of a token in one layer. `packed`: an indexer's key is kept in fp8 with its scales, and beside it a latent
+    in fp8 keeps scales too and its rotary part in 16 bit. [deepseek_v2.py: DeepseekV32IndexerCache; fp8_ds_mla]"""
+    elements = layer.cache(1, placement.tensor)
+    for mixer in mixers(layer) if packed else ():
+        index = getattr(mixer, "index_dim", 0) if getattr(mixer, "indexer", True) else 0
+        latent = getattr(mixer, "latent", 0)
+        if not index or index >= elements:
+            continue
+        rest = stored.bytes(elements - index)
+        if latent and stored.bits_per_weight == 8:
+            rest = latent + ceil_div(latent, INDEX_BLOCK) * 4 + mixer.rotary * 2
+        return rest + index + ceil_div(index, INDEX_BLOCK) * 4
+    return stored.bytes(elements)
+
+
 @lru_cache(maxsize=4096)
-def kinds(model: Model, placement: Placement, stage: int, stored: Format, width: int) -> tuple[Kind, ...]:
+def kinds(
+    model: Model, placement: Placement, stage: int, stored: Format, width: int, packed: bool = True
+) -> tuple[Kind, ...]:
     """The kinds of layers of a stage, on one GPU. A convolution's newest input is not kept (spared = 1)."""
     counts: dict[tuple[int, int | None, int], int] = {}
     for layer, count in layers_of(model, placement.pipeline, stage).items():
-        token = stored.bytes(layer.cache(1, placement.tensor))
+        token = token_bytes(layer, placement, stored, packed)
         if token:
             window = next((mixer.window for mixer in mixers(layer) if getattr(mixer, "window", None)), None)
             counts[token, window, 0] = counts.get((token, window, 0), 0) + count

@@ -83,7 +83,7 @@ def reserved(question: Question, stage: int) -> tuple[int, int, str]:
     tokens = ceil_div(setup.sequence_length, page) * page
     stored = cache_formats(setup.kv_cache_precision)
     full = windowed = 0
-    for kind in kinds(question.model, placement, stage, stored, question.width):
+    for kind in kinds(question.model, placement, stage, stored, question.width, packed=False):
         if kind.window is not None:
             windowed += kind.layers * kind.token
         else:

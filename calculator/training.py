@@ -6,7 +6,7 @@ maximum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -31,7 +31,7 @@ from .shards import (
     placeholder_elements,
     stages,
 )
-from .tape import Adapter, Mode, Moment, evaluate
+from .tape import WIDTH, Adapter, Mode, Moment, evaluate
 from .tensors import Tensor
 from .units import ceil_div
 from .weights import facts_of
@@ -168,14 +168,35 @@ def _pair(tensor: Tensor, lora: Lora) -> list[Tensor]:
     return pair
 
 
-def _largest(moments: Sequence[Moment], batch: int, length: int, share: Fraction) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """What the backward pass has of gradients that it made, of those that a moment counts.
+
+    share   of them, those that stay
+    one     bytes of the largest gradient of a layer: where sums are kept in buffers, or parameters are stepped at
+            once, one gradient at a time is there besides
+    head    bytes of those that come before any layer's
+    """
+
+    share: Fraction
+    one: int = 0
+    head: int = 0
+
+    def bytes(self, made: int) -> int:
+        """Of so many bytes of gradients."""
+        if self.one and made:
+            return made if made <= self.head else self.one
+        return made * self.share.numerator // self.share.denominator
+
+
+def _largest(moments: Sequence[Moment], batch: int, length: int, fresh: Fresh) -> tuple[int, int]:
     """(activations, gradients) of the moment whose sum is the largest."""
-    over, under = share.numerator, share.denominator
     best = most = 0
     for moment in moments:
-        total = evaluate(moment, batch, length) + moment[6] * over // under
+        gradients = fresh.bytes(moment[6])
+        total = evaluate(moment, batch, length) + gradients
         if total > most:
-            best, most = moment[6] * over // under, total
+            best, most = gradients, total
     return most - best, best
 
 
@@ -242,7 +263,8 @@ class Held:
     beside               bytes of packed weights' scales, which FSDP leaves whole on every GPU
     unit, root           elements of the largest layer; of embedding, last norm and head
     unit_weights         bytes of the largest layer as it is stored
-    matrix               elements of the largest tensor of a layer
+    matrix, side         elements of the largest tensor of a layer, and the longest side of one
+    head                 elements of the last norm and of the head, where it is a matrix of its own
     """
 
     elements: int
@@ -254,6 +276,8 @@ class Held:
     root: int
     unit_weights: int
     matrix: int
+    side: int
+    head: int
 
 
 @lru_cache(maxsize=1024)
@@ -270,7 +294,7 @@ def _held(model: Model, begin: int, end: int, tensor: int, expert: int, precisio
 
     counted: dict[int, tuple[int, int, int, int, int, int]] = {}
     sums = [0, 0, 0, 0, 0]  # elements, experts, weights, expert weights, beside
-    unit = unit_weights = matrix = 0
+    unit = unit_weights = matrix = side = head = 0
     for layer in model.layers[begin:end]:
         if id(layer) not in counted:
             found = [0, 0, 0, 0, 0, 0]
@@ -280,7 +304,8 @@ def _held(model: Model, begin: int, end: int, tensor: int, expert: int, precisio
                 found[place] += held
                 found[2 + place] += size
                 found[4] += beside
-                found[5] = max(found[5], held // max(each.experts, 1))
+                found[5] = max(found[5], held)
+                side = max(side, *each.shape[-2:])
             counted[id(layer)] = (found[0], found[1], found[2], found[3], found[4], found[5])
         made = counted[id(layer)]
         for index in range(5):
@@ -292,6 +317,7 @@ def _held(model: Model, begin: int, end: int, tensor: int, expert: int, precisio
     outside = [*model.embedding.tensors()] if begin == 0 else []
     if end == len(model.layers):
         outside += model.head.tensors()
+        head = sum(each.held(tensor) for each in model.head.tensors())
         if begin and model.head.tied:
             outside.append(next(iter(model.embedding.tensors())))
     for each in outside:
@@ -314,7 +340,7 @@ def _held(model: Model, begin: int, end: int, tensor: int, expert: int, precisio
                 sums[2] = stored(model.stated, precision) - sums[3]
         else:
             sums = [int(each * scale) for each in sums]
-    return Held(sums[0], sums[1], sums[2], sums[3], sums[4], unit, root, unit_weights, matrix)
+    return Held(sums[0], sums[1], sums[2], sums[3], sums[4], unit, root, unit_weights, matrix, side, head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +414,7 @@ def training(model: Model, setup: TrainingSetup) -> Estimate:
         },
         saved_per_layer=first.saved_per_layer,
         assumed=_assumed(setup),
+        warnings=tuple(_warnings(setup)),
         fit=said,
         room=room,
     )
@@ -466,8 +493,11 @@ class Answer:
 def course_of(setup: TrainingSetup, stage: Stage, layers: int) -> Course:
     """How a step of a settled setup runs on a stage."""
     whole = stage.begin == 0 and stage.end == layers
+    checkpointing = setup.gradient_checkpointing
+    if checkpointing == "selective" and cut_along_sequence(setup):
+        checkpointing = "none"  # Megatron recomputes the core of attention, of which a fused kernel keeps nothing
     return Course(
-        setup.gradient_checkpointing,
+        checkpointing,
         setup.activation_offload,
         "parallel" if cut_along_sequence(setup) and setup.loss == "standard" else setup.loss,
         setup.compile,
@@ -490,6 +520,17 @@ def local_of(model: Model, setup: TrainingSetup) -> Model:
     if cut_along_sequence(setup):
         return megatron_model(model, setup.tensor_parallel, setup.expert_parallel, setup.sequence_parallel)
     return local_model(model, setup.tensor_parallel, setup.expert_parallel)
+
+
+def _one(held: Held, setup: TrainingSetup, width: int) -> int:
+    """Bytes of the largest gradient of a layer, with what stepping it alone takes where that happens at once."""
+    elements = held.matrix if setup.lora is None else setup.lora.rank * held.side
+    size = elements * width
+    if setup.optimizer_in_backward:
+        tensor = Tensor("largest", (elements,), "other", "other")
+        optimizer = find_optimizer(setup.optimizer)
+        size += int(optimizer.temporary((tensor,), width, setup.optimizer_implementation))
+    return size
 
 
 def _lingers(setup: TrainingSetup) -> bool:
@@ -562,19 +603,26 @@ def _stage(model: Model, setup: TrainingSetup, stage: Stage) -> Answer:
         empty = placeholder_elements(local_of(model, setup))
         part = Part("temporary_memory", 2 * empty, f"an empty gradient for each shape of a matrix: {empty:,} × 2 bytes")
         beside = {name: (*parts, part) for name, parts in beside.items()}
-    factor = Fraction(0)
-    if not scheme.persistent and not setup.optimizer_in_backward:
-        factor = width * gradients / (profile.gradients[6] or 1)
+    one_at_a_time = scheme.persistent or setup.optimizer_in_backward
+    if one_at_a_time and setup.framework == "megatron":
+        new = Fresh(Fraction(0))  # products add to the buffer themselves
+    elif one_at_a_time:
+        compute = WIDTH[tape_dtype(tape_precision(setup) if setup.lora is None else setup.lora.precision)]
+        new = Fresh(Fraction(0), _one(held, setup, compute), held.head * compute if setup.lora is None else 0)
+    else:
+        new = Fresh(width * gradients / (profile.gradients[6] or 1))
     phases: list[Phase] = []
     for name, at in profile.phases.items():
         if not at:
             continue
-        passing, fresh = _largest(at, batch, length, factor)
+        passing, fresh = _largest(at, batch, length, new)
         if name == "loss" and profile.chunks is not None:
             passing += profile.chunks.bytes(tokens)
         if scheme.persistent:
-            alive = stored(gradients, scheme.gradients)
+            alive = stored(gradients, scheme.gradients) + fresh
             said = f"{gradients:,} trained parameters × {width} bytes ({scheme.gradients})"
+            if fresh:
+                said += f" + {fresh:,} of one that is added to them"
         else:
             alive, said = fresh, f"those alive in {name}"
         parts = [*fixed, Part("gradient_memory", alive, said)]
@@ -589,10 +637,29 @@ def _stage(model: Model, setup: TrainingSetup, stage: Stage) -> Answer:
             Part("gradient_memory", size, f"{gradients:,} trained parameters × {width} bytes ({scheme.gradients})")
         )
     step.append(Part("activation_memory", inputs, f"ids and labels: {batch} × {length} tokens × {LABELS} bytes"))
-    temporary = int(kept.temporary * part_of_all)
-    step.append(Part("temporary_memory", temporary, f"what a {implementation} {optimizer.name} step allocates"))
+    if not setup.optimizer_in_backward:
+        temporary = int(kept.temporary * part_of_all)
+        step.append(Part("temporary_memory", temporary, f"what a {implementation} {optimizer.name} step allocates"))
     phases.append(Phase("optimizer_step", (*step, *beside["optimizer_step"])))
     return Answer(tuple(phases), weights, evaluate(profile.saved_first, batch, length))
+
+
+def _warnings(setup: TrainingSetup) -> Iterator[str]:
+    """What was assumed where a framework leaves it open."""
+    if setup.gradient_checkpointing == "selective":
+        if cut_along_sequence(setup):
+            yield "selective recomputation spares nothing here: fused attention keeps no scores"
+        elif setup.framework == "transformers":
+            yield (
+                "transformers has no selective checkpointing: counted as torch's policy that keeps attention and every "
+                "second product"
+            )
+    if setup.framework == "megatron" and setup.lora is not None:
+        yield "activations of adapters are not counted under megatron"
+    if setup.attention == "flash" and setup.precision == "float32" and setup.mixed_precision != "autocast":
+        yield "flash attention has 16-bit kernels only: queries, keys and values are counted as cast for it"
+    if setup.keep_logits and setup.loss == "fused":
+        yield "a fused loss makes no logits that could be kept"
 
 
 def _optimizer_part(optimizer: Optimizer, kept: Kept, share: Fraction, states: int, scheme: Scheme) -> Part:
@@ -630,9 +697,6 @@ def _beside(
     made: dict[str, tuple[Part, ...]] = dict.fromkeys(("forward", "loss", "backward", "optimizer_step"), ())
     width = BYTES[scheme.gradients]
     if spread.group == 1:
-        if setup.optimizer_in_backward:
-            size = int(max(held.matrix, 0) * width)
-            made["backward"] = (Part("gradient_memory", size, "the largest gradient, until its parameter is stepped"),)
         return made
     if sharded:
         return _gathered(setup, scheme, held, trained, made)

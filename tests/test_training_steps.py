@@ -148,3 +148,30 @@ def test_a_driver_shows_more_than_the_allocator():
     assert estimate.fit is not None
     assert estimate.fit["used_gib"] == pytest.approx(71.3, rel=0.02)
     assert estimate.fit["fits"] and estimate.room is not None and estimate.room > 0
+
+
+def test_kept_gradients_have_one_fresh_beside_them():
+    """Accumulation adds each new gradient to the kept ones: the head's, of 128,256 × 4,096, meets the logits'."""
+    once = replace(PURE, batch_size=1, optimizer="SGD without momentum", loss="fused")
+    name = "Meta-Llama-3-8B"
+    one, many = (training(model(name), replace(once, gradient_accumulation=each)) for each in (1, 4))
+    backward = next(phase for phase in many.phases if phase.name == "backward")
+    kept = 2 * 8_030_261_248
+    assert kept < backward.bytes_of("gradient_memory") <= kept + 2 * 128_257 * 4096
+    assert many.peak.total > one.peak.total
+
+
+def test_a_step_in_the_backward_pass_holds_one_gradient():
+    here = replace(PURE, batch_size=1, optimizer_in_backward=True)
+    estimate = training(model("Mistral-7B-v0.1"), here)
+    step = next(phase for phase in estimate.phases if phase.name == "optimizer_step")
+    backward = next(phase for phase in estimate.phases if phase.name == "backward")
+    assert not step.bytes_of("gradient_memory") and not step.bytes_of("temporary_memory")
+    # the largest matrix of a layer, 14,336 × 4,096, and the copy that AdamW's step makes of it
+    assert backward.bytes_of("gradient_memory") <= 2 * 2 * 32_000 * 4096 + 2 * 2 * 14_336 * 4096
+
+
+@pytest.mark.parametrize("framework", ["transformers", "megatron"])
+def test_what_was_assumed_is_said(framework):
+    setup = replace(PURE, framework=framework, gradient_checkpointing="selective")
+    assert any("select" in warning for warning in training(model("Mistral-7B-v0.1"), setup).warnings)

@@ -9,9 +9,9 @@ import os
 import sys
 
 from flask import Flask
-from flask_cors import CORS
 
-from routes import errors, json_provider
+from routes import errors
+from routes.application import Application
 from routes.bodies import LIMITS
 from routes.config import config
 from routes.fit import fit
@@ -26,12 +26,8 @@ from serving import Service
 
 def create_app() -> Flask:
     """Blueprints and error handlers, nothing else."""
-    app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = LIMITS["body_bytes"]
-    app.url_map.merge_slashes = False
-    json_provider.install(app)
-    origins = os.environ.get("LLM_MEMORY_CORS_ORIGINS", "*").split(",")
-    CORS(app, resources={r"/api/*": {"origins": [origin.strip() for origin in origins]}})
+    origins = [origin.strip() for origin in os.environ.get("LLM_MEMORY_CORS_ORIGINS", "*").split(",")]
+    app = Application(__name__, origins, LIMITS["body_bytes"])
     for blueprint in (health, models, memory, fit, sweep, config, openapi, page):
         app.register_blueprint(blueprint)
     errors.register(app)

@@ -82,13 +82,13 @@ def uncalculable(fault: CalculatorError) -> tuple[Response, int]:
 
 
 def http_error(fault: HTTPException) -> Response:
-    """What Flask and Werkzeug raise, keeping their headers (Allow of a 405, Location of a redirect)."""
-    response = fault.get_response()
-    if fault.code is None or fault.code < 400:
-        return Response(response.get_data(), response.status_code, response.headers)
-    response.data = jsonify(body(_http_message(fault))).data
-    response.content_type = "application/json"
-    return Response(response.get_data(), response.status_code, response.headers)
+    """What Flask and Werkzeug raise, keeping their headers (Allow of a 405)."""
+    response = jsonify(body(_http_message(fault)))
+    response.status_code = fault.code or 500
+    for name, value in fault.get_headers():
+        if name != "Content-Type":
+            response.headers[name] = value
+    return response
 
 
 def _http_message(fault: HTTPException) -> str:

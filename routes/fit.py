@@ -13,10 +13,11 @@ from calculator.gpus import GPUS
 from calculator.library import library
 from calculator.solve import SOLVABLE, Placement, Runnable, placements, runnable, solve
 
+from .application import raw_body
 from .bodies import MODEL_FIELDS, Maybe
 from .errors import Fault
 from .memory import InferenceRequest, MemoryRequest, TrainingRequest
-from .reading import OneOf, Paths, TaggedReader, raw_body
+from .reading import OneOf, Paths, TaggedReader
 
 fit = Blueprint("fit", __name__, url_prefix="/api/memory")
 

@@ -18,6 +18,7 @@ from calculator.setup import InferenceSetup, Lora, TrainingSetup
 from calculator.solve import fit_report
 from calculator.training import training
 
+from .application import raw_body
 from .bodies import (
     ATTENTION,
     ENGINES,
@@ -48,7 +49,7 @@ from .bodies import (
     too_many_gpus,
 )
 from .errors import Fault, Refused
-from .reading import Body, OneOf, Path, Paths, Reader, TaggedReader, number, raw_body
+from .reading import Body, OneOf, Path, Paths, Reader, TaggedReader, number
 from .replies import inference_reply, summary, training_reply
 from .tables import comparison_table, wanted
 

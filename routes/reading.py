@@ -13,7 +13,6 @@ from functools import cached_property
 from math import inf, isfinite
 from typing import Annotated, Any, Generic, TypeVar, Union
 
-from flask import request
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
@@ -361,8 +360,3 @@ def unreadable(raw: bytes, why: str) -> str:
     if b"\x00" in raw[:4]:
         return "The body is not UTF-8 (it looks like UTF-16 or UTF-32); send JSON in UTF-8"
     return f"The body is not valid JSON: {why}"
-
-
-def raw_body() -> bytes:
-    """The body of the request as it came, whatever its Content-Type."""
-    return request.get_data(cache=False, parse_form_data=False)

@@ -17,10 +17,11 @@ from calculator.errors import CalculatorError, UnknownModel
 from calculator.estimate import Estimate
 from calculator.setup import InferenceSetup, TrainingSetup
 
+from .application import raw_body
 from .bodies import LIMITS
 from .errors import Fault
 from .memory import InferenceRequest, MemoryRequest, TrainingRequest
-from .reading import Body, Paths, Schema, TaggedReader, allowed, did_you_mean, raw_body, shown
+from .reading import Body, Paths, Schema, TaggedReader, allowed, did_you_mean, shown
 from .replies import INFERENCE_PARTS, TRAINING_PARTS, memory_bytes
 from .tables import sweep_table, wanted
 

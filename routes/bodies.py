@@ -245,6 +245,11 @@ class Device(Body):
         return None
 
 
+def agreeing_with(*names: str) -> dict[str, frozenset[str]]:
+    """These fields beside a bundled model or a config: nothing in them can contradict anything."""
+    return {model: frozenset({model, *names}) for model in ("model_name", "config")}
+
+
 def options(said: Mapping[str, Any] | None) -> Options:
     """Options as a setup holds them: sorted, hashable."""
     return tuple(sorted(said.items())) if said else ()

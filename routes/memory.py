@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
+from operator import itemgetter
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from flask import Blueprint, Response
 from pydantic import Field
@@ -42,6 +43,7 @@ from .bodies import (
     ModelChoice,
     Name,
     Ways,
+    agreeing_with,
     defaults,
     engine_faults,
     options,
@@ -63,6 +65,31 @@ Tokens = Annotated[int, Field(ge=1, le=LIMITS["sequence_length"])]
 Sequences = Annotated[int, Field(ge=1, le=LIMITS["batch_size"])]
 
 
+Setup = TypeVar("Setup", InferenceSetup, TrainingSetup)
+
+GETTERS: dict[type, Callable[[Mapping[str, Any]], tuple[Any, ...]]] = {
+    InferenceSetup: itemgetter(*INFERENCE),
+    TrainingSetup: itemgetter(*TRAINING),
+}
+PLACES = {
+    InferenceSetup: {name: place for place, name in enumerate(INFERENCE)},
+    TrainingSetup: {name: place for place, name in enumerate(TRAINING)},
+}
+NUMBERS = frozenset({"model_size", "gpu_memory_gib", "trainable_parameters"})
+OPTIONS = ("quantization_options", "engine_options")
+
+
+def setup_of(kind: type[Setup], values: Mapping[str, Any], **inside: Any) -> Setup:
+    """A setup of the values of a request, which have its names; `inside` are those that look different there."""
+    said, places = [*GETTERS[kind](values)], PLACES[kind]
+    for name in OPTIONS:
+        if name in values:
+            said[places[name]] = options(values[name])
+    for name, value in inside.items():
+        said[places[name]] = value
+    return kind(*said)
+
+
 class MemoryRequest(Device, ModelChoice):
     """What inference and training are asked with alike."""
 
@@ -72,24 +99,25 @@ class MemoryRequest(Device, ModelChoice):
         INFERENCE["attention"], description="The kernel; `sdpa` is what torch picks for this precision and shape."
     )
 
-    def unused(self) -> Iterator[str]:
+    def unused(self) -> tuple[str, ...]:
         """Fields whose defaults mean nothing here."""
-        return iter(())
+        return ()
 
     def echo(self, assumed: Mapping[str, Any]) -> dict[str, Any]:
         """What was used: every value sent, every default that applies, under the names a request takes."""
         sent = self.model_fields_set
-        unused = frozenset(self.unused())
-        said = {
-            name: int(value) if type(value) is float and value.is_integer() else value
-            for name, value in self.__dict__.items()
-            if value is not None and (name in sent or name not in unused)
-        }
+        said = {name: value for name, value in self.__dict__.items() if value is not None}
+        for name in self.unused():
+            if name not in sent:
+                del said[name]
+        for name in NUMBERS:
+            if name in said and said[name].is_integer():
+                said[name] = int(said[name])
         for name, value in assumed.items():
             if name not in sent:
                 said[name] = value
             elif isinstance(value, dict):
-                said[name] = value | cast("dict[str, Any]", said[name])
+                said[name] = value | said[name]
         return said
 
     run: ClassVar[Any]  # the calculator's function, from a model and a setup to an estimate
@@ -115,6 +143,9 @@ class InferenceRequest(MemoryRequest):
     """A question about inference: a model, a workload, how it is stored, what runs it, on what."""
 
     run = staticmethod(inference)
+    agreeing = agreeing_with(
+        "batch_size", "sequence_length", "attention", "logits", "precision", "kv_cache_precision", "gpu", "gpu_count"
+    )
 
     prompt_length: Maybe[Tokens] = Field(
         None, description="Tokens that go through in one prefill; sequence_length if absent."
@@ -158,15 +189,10 @@ class InferenceRequest(MemoryRequest):
 
     def setup(self) -> InferenceSetup:
         """The question as the calculator takes it."""
-        values = self.__dict__
-        said = {name: values[name] for name in INFERENCE if name in values}
-        said["quantization_options"] = options(self.quantization_options)
-        said["engine_options"] = options(self.engine_options)
-        return InferenceSetup(**(said | {"gpu": self.device()}))
+        return setup_of(InferenceSetup, self.__dict__, gpu=self.device())
 
-    def unused(self) -> Iterator[str]:
-        if self.data_parallel == 1:
-            yield "data_parallel_attention"
+    def unused(self) -> tuple[str, ...]:
+        return ("data_parallel_attention",) if self.data_parallel == 1 else ()
 
     def reply(self) -> dict[str, Any]:
         model, warnings, sizes = self.chosen()
@@ -208,6 +234,10 @@ class TrainingRequest(MemoryRequest):
     """A question about one training step: a model, a micro batch, a recipe, how it is spread, on what."""
 
     run = staticmethod(training)
+    agreeing = agreeing_with(
+        *("batch_size", "sequence_length", "attention", "framework", "compile", "kernels", "precision", "optimizer"),
+        *("mixed_precision", "gradient_checkpointing", "loss", "gradient_accumulation", "trainable_parameters"),
+    )
 
     framework: Annotated[str, OneOf(*FRAMEWORKS)] = Field(
         TRAINING["framework"], description="Whose layers keep what for the backward pass."
@@ -281,21 +311,16 @@ class TrainingRequest(MemoryRequest):
 
     def setup(self) -> TrainingSetup:
         """The question as the calculator takes it."""
-        values = self.__dict__
-        said = {name: values[name] for name in TRAINING if name in values}
-        said["lora"] = self.lora.setup() if self.lora else Lora() if self.method != "full" else None
-        said["quantization_options"] = options(self.quantization_options)
-        return TrainingSetup(**(said | {"gpu": self.device()}))
+        lora = self.lora.setup() if self.lora else Lora() if self.method != "full" else None
+        return setup_of(TrainingSetup, self.__dict__, gpu=self.device(), lora=lora)
 
-    def unused(self) -> Iterator[str]:
-        if self.method != "full":
-            yield "trainable_parameters"
-        if self.data_parallel == 1:
-            yield "zero_stage"
-        if self.tensor_parallel == 1:
-            yield "sequence_parallel"
-        if self.pipeline_parallel == 1:
-            yield from ("pipeline_schedule", "virtual_stages", "micro_batches")
+    def unused(self) -> tuple[str, ...]:
+        return (
+            *(("trainable_parameters",) if self.method != "full" else ()),
+            *(("zero_stage",) if self.data_parallel == 1 else ()),
+            *(("sequence_parallel",) if self.tensor_parallel == 1 else ()),
+            *(("pipeline_schedule", "virtual_stages", "micro_batches") if self.pipeline_parallel == 1 else ()),
+        )
 
     def reply(self) -> dict[str, Any]:
         model, warnings, sizes = self.chosen()

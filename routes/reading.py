@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from math import inf, isfinite
-from typing import Annotated, Any, Generic, TypeVar, Union
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, Discriminator, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
@@ -51,6 +51,9 @@ class Body(BaseModel):
         """Members of the object and of all inside it; far below zero where there is a number beyond 64 bits."""
         values = self.__dict__
         return len(self.model_fields_set) + sum(tally(values[name]) for name in self.model_fields_set)
+
+    agreeing: ClassVar[Mapping[str, frozenset[str]]] = {}
+    """A field, and those beside which nothing can be wrong: `conflicts` is not asked then."""
 
     @classmethod
     def conflicts(cls, sent: Mapping[str, Any], wrong: Paths = frozenset()) -> Iterator[Fault]:
@@ -250,8 +253,13 @@ class Reader(Generic[Ask]):
 
     def check(self, raw: bytes, ask: Ask) -> Ask:
         """What pydantic took, looked at for what it cannot see."""
-        if raw.count(b":") != ask.members():
+        sent = ask.model_fields_set
+        colons = raw.count(b":")
+        if colons != len(sent) and colons != ask.members():
             return self.again(raw)
+        for name, agreeing in self.kind.agreeing.items():
+            if name in sent and sent <= agreeing:
+                return ask
         for _ in self.kind.conflicts(ask.sent()):
             return self.again(raw)
         return ask

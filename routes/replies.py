@@ -358,10 +358,12 @@ def _memory(
     model: Model, estimate: Estimate, always: tuple[str, ...], total: str, warnings: Iterable[str]
 ) -> dict[str, Any]:
     """What both say alike."""
-    peak = estimate.peak
-    figures = memory_bytes(peak, always, total)
-    if figures[total] > MAX_BYTES:
+    phases = {phase.name: phase.total for phase in estimate.phases}
+    most = max(phases.values())
+    if most > MAX_BYTES:
         raise TooLarge("the memory comes to more than 2**53 bytes, the most that JavaScript holds exactly")
+    peak = next(phase for phase in estimate.phases if phases[phase.name] == most)
+    figures = memory_bytes(peak, always, total)
     said: dict[str, Any] = {
         "model": {
             "name": model.name,
@@ -370,7 +372,7 @@ def _memory(
         },
         "memory_requirements": {name: gigabytes(memory) for name, memory in figures.items()},
         "memory_bytes": figures,
-        "phases": {phase.name: phase.total for phase in estimate.phases},
+        "phases": phases,
         "peak": peak.name,
         "explanation": explanation(peak.parts),
         "warnings": [*warnings, *estimate.warnings],

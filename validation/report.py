@@ -1,0 +1,95 @@
+"""Write validation/README.md: predicted beside measured, by family and method.
+
+    uv run python validation/report.py [FILE] [--out FILE]
+
+Reads the rows of validation/measured.jsonl, asks the service for each, and writes what it says beside what was
+measured, with the row's own remark on what it lacks. Run it after a change that moves an answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+from compare import answered_request, client
+
+HEAD = """# Predicted beside measured
+
+Made by `uv run python validation/report.py` from `measured.jsonl`, whose rows name their source. An error is predicted
+over measured, less one. Torch allocated is what `memory_bytes` predicts; reserved adds what the allocator keeps and
+no request fits; the driver's figure adds the process's context, and stands beside `fit.used_gib`.
+"""
+
+
+def gib(value: float, path: str) -> float:
+    """A figure in GiB: bytes are divided, what is GiB stays."""
+    return value if path.endswith("_gib") else value / 2**30
+
+
+def method(request: dict[str, Any]) -> str:
+    """How a row trains or serves, in two or three words."""
+    if "framework" in request and request["framework"] != "transformers":
+        return str(request["framework"])
+    if request.get("engine"):
+        return str(request["engine"])
+    ways = "sharded" if request.get("data_parallel", 1) > 1 and request.get("zero_stage") else "one GPU"
+    return f"{request.get('method', 'inference')}, {ways}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The Markdown of a summary and of every row."""
+    ask = client()
+    groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    lines: list[str] = []
+    for row in rows:
+        made = answered_request(row, ask).figures[0]
+        key = (row["family"], method(row["request"]), row["metric"])
+        if made.error is None or isinstance(made.measured, str) or isinstance(made.predicted, str | None):
+            lines.append(f"| {row['id']} | {row['metric']} | | | | {made.refused} |")
+            continue
+        groups[key].append(abs(made.error))
+        predicted, measured = gib(made.predicted, made.quantity), gib(made.measured, made.quantity)
+        note = row.get("notes", "")
+        lines.append(
+            f"| {row['id']} | {row['metric']} | {predicted:.2f} | {measured:.2f} | {round(made.error, 3) or 0:+.1%} | {note} |"
+        )
+    summary = [
+        f"| {family} | {how} | {metric} | {len(errors)} | {median(errors):.1%} | {max(errors):.1%} |"
+        for (family, how, metric), errors in sorted(groups.items())
+    ]
+    return "\n".join(
+        [
+            HEAD,
+            "| family | method | metric | rows | median error | largest |",
+            "|---|---|---|---|---|---|",
+            *summary,
+            "",
+            "| row | metric | predicted, GiB | measured, GiB | error | what it is believed to lack |",
+            "|---|---|---|---|---|---|",
+            *lines,
+            "",
+        ]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path, default=HERE / "measured.jsonl")
+    parser.add_argument("--out", type=Path, default=HERE / "README.md")
+    options = parser.parse_args(arguments)
+    rows = [json.loads(line) for line in options.file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    options.out.write_text(table(rows), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

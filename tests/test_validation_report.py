@@ -4,11 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "validation"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "validation"))
 
 import report
 
+ROOT = Path(__file__).resolve().parent.parent
 ROW = {
     "id": "one",
     "family": "table",

@@ -16,10 +16,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from compare import answered_request, client
+
+HERE = Path(__file__).resolve().parent
 
 HEAD = """# Predicted beside measured
 
@@ -34,14 +36,16 @@ def gib(value: float, path: str) -> float:
     return value if path.endswith("_gib") else value / 2**30
 
 
-def method(request: dict[str, Any]) -> str:
+def method(row: dict[str, Any]) -> str:
     """How a row trains or serves, in two or three words."""
+    request = row["request"]
     if "framework" in request and request["framework"] != "transformers":
         return str(request["framework"])
     if request.get("engine"):
         return str(request["engine"])
     ways = "sharded" if request.get("data_parallel", 1) > 1 and request.get("zero_stage") else "one GPU"
-    return f"{request.get('method', 'inference')}, {ways}"
+    plain = "inference" if row["endpoint"].endswith("inference") else "full"
+    return f"{request.get('method', plain)}, {ways}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -51,16 +55,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines: list[str] = []
     for row in rows:
         made = answered_request(row, ask).figures[0]
-        key = (row["family"], method(row["request"]), row["metric"])
+        key = (row["family"], method(row), row["metric"])
         if made.error is None or isinstance(made.measured, str) or isinstance(made.predicted, str | None):
             lines.append(f"| {row['id']} | {row['metric']} | | | | {made.refused} |")
             continue
         groups[key].append(abs(made.error))
         predicted, measured = gib(made.predicted, made.quantity), gib(made.measured, made.quantity)
         note = row.get("notes", "")
-        lines.append(
-            f"| {row['id']} | {row['metric']} | {predicted:.2f} | {measured:.2f} | {round(made.error, 3) or 0:+.1%} | {note} |"
-        )
+        error = round(made.error, 3) or 0
+        lines.append(f"| {row['id']} | {row['metric']} | {predicted:.2f} | {measured:.2f} | {error:+.1%} | {note} |")
     summary = [
         f"| {family} | {how} | {metric} | {len(errors)} | {median(errors):.1%} | {max(errors):.1%} |"
         for (family, how, metric), errors in sorted(groups.items())

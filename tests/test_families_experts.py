@@ -115,6 +115,19 @@ def test_prediction_layers_stand_beside_the_count() -> None:
     assert more.speculative_parameters == layer + joined
 
 
+def test_what_prediction_layers_hold_differs_by_family() -> None:
+    layer = (
+        2 * 384 * 384 + 2 * 384 * 128 + 3 * 384 * 704 + 2 * 384
+    )  # ERNIE's is dense: q, o, k, v, a gated layer, norms
+    model = read_model({**CONFIGS["ernie4_5_moe"], "num_nextn_predict_layers": 1})
+    assert model.speculative_parameters == layer + 2 * 384 * 384 + 2 * 384
+
+    config = {**STREAMS, "num_nextn_predict_layers": 1}
+    ends = 4 * 4 * 384 + 4 + 1  # what adds the streams up
+    windowed = sum(tensor.elements for tensor in read_model(config).layers[0].tensors())
+    assert read_model(config).speculative_parameters == windowed + 2 * 384 * 384 + 3 * 384 + ends
+
+
 def test_equal_layers_are_one_object() -> None:
     model = read_model({**CONFIGS["qwen3_moe"], "num_hidden_layers": 10_000})
     assert len({id(layer) for layer in model.layers}) == 1

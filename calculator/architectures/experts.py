@@ -85,14 +85,27 @@ def deepseek_mixture(
     return MixtureOfExperts(router, stacks, always if shared else None)
 
 
-def prediction_layers(fields: Fields, layer: Block, hidden: int, vocabulary: int, copies: bool) -> tuple[Tensor, ...]:
+PREDICTION_NORMS = ("enorm", "hnorm", "shared_head.norm")
+
+
+def prediction_layers(
+    fields: Fields,
+    layer: Block,
+    hidden: int,
+    vocabulary: int,
+    copies: bool,
+    norms: tuple[str, ...] = PREDICTION_NORMS,
+    extra: tuple[Tensor, ...] = (),
+) -> tuple[Tensor, ...]:
     """Layers of multi-token prediction as checkpoints have them: a decoder layer, a matrix that joins hidden states and
-    embedding, three norms, and in some families copies of the embedding and of the head. [arXiv:2412.19437]"""
+    embedding, norms (three in most families), in some families copies of the embedding and of the head, and what else
+    a family has. [arXiv:2412.19437]"""
     count = fields.size("num_nextn_predict_layers", "num_mtp_layers", default=0, least=0, most=64)
     one = [
         *layer.tensors(),
         Tensor("eh_proj.weight", (hidden, 2 * hidden), "other", "other", True),
-        *(Tensor(f"{name}.weight", (hidden,), "norm", "norm") for name in ("enorm", "hnorm", "shared_head.norm")),
+        *(Tensor(f"{name}.weight", (hidden,), "norm", "norm") for name in norms),
+        *extra,
     ]
     if copies:
         one.append(Tensor("embed_tokens.weight", (vocabulary, hidden), "embedding", "embedding"))
@@ -357,8 +370,18 @@ def ernie4_5_moe(fields: Fields, name: str | None) -> Model:
         lambda sparse: PreNormBlock(attention, mixture if sparse else dense, two_norms(hidden)),
     )
     embedding, head = ends(fields, hidden, tied_default=True)
-    tables = (("cos_once", head_dim), ("sin_once", head_dim))
-    return finish(fields, name, embedding, layers, head, tables=tables, float_tables=True)
+    last_layer = PreNormBlock(attention, dense, two_norms(hidden))
+    joined = ("mtp_emb_norm", "mtp_hidden_norm")
+    return finish(
+        fields,
+        name,
+        embedding,
+        layers,
+        head,
+        tables=(("cos_once", head_dim), ("sin_once", head_dim)),
+        float_tables=True,
+        speculative=prediction_layers(fields, last_layer, hidden, head.vocabulary, False, joined),
+    )
 
 
 def first_of(fields: Fields, *names: str, default: int) -> int:

@@ -327,12 +327,15 @@ def deepseek_v4(fields: Fields, name: str | None) -> Model:
     keys = list(zip(kinds_of_attention(fields, count), looked_up, strict=True))
     vocabulary = fields.size("vocab_size", default=129280)
     tied = fields.flag("tie_word_embeddings")
+    head = StreamHead(vocabulary, hidden, tied, LateRMSNorm(hidden, "norm"), streams=streams)
+    last = make(((0, False), False))
     return finish(
         fields,
         name,
         StreamEmbedding(vocabulary, hidden, projected=streams * hidden),
         stack(keys, make),
-        StreamHead(vocabulary, hidden, tied, LateRMSNorm(hidden, "norm"), streams=streams),
+        head,
+        speculative=prediction_layers(fields, last, hidden, vocabulary, False, extra=head.streams_tensors()),
         tables=tuple((f"{part}_{kind}", rotary // 2) for kind in ("main", "compress") for part in ("cos", "sin")),
         sdpa=False,
     )

@@ -55,10 +55,13 @@ class StreamHead(Head):
     streams: int = 4
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """And a matrix of one row a stream, a bias and a factor."""
+        """And what adds the streams up."""
+        return (*super(StreamHead, self).tensors(), *self.streams_tensors())
+
+    def streams_tensors(self) -> tuple[Tensor, ...]:
+        """A matrix of one row a stream, a bias and a factor."""
         wide = self.streams * self.width
         return (
-            *super(StreamHead, self).tensors(),
             Tensor("hc_head.hc_fn", (self.streams, wide), "other", "other"),
             Tensor("hc_head.hc_base", (self.streams,), "other", "other"),
             Tensor("hc_head.hc_scale", (1,), "other", "other"),

@@ -387,7 +387,7 @@ class Tape:
         return self._record(Value(scaled(a.elements, times), a.dtype, a.storage, dense=False), (a,), [], _fresh_input)
 
     def gather(self, a: Value, elements: Size) -> Value:
-        """A part of the last dimension by its index: a copy. Its gradient is a whole tensor with the part filled in."""
+        """The last dimension by its index, or padded: a copy. Its gradient is as large as what came in."""
         return self.operate(elements, a.dtype, (a,), (), _fresh_input)
 
     def shift(self, a: Value) -> Value:

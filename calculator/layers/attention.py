@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..tape import BOOL, FLOAT, HALF, WIDTH, Mode, Size, Tape, Value, scaled
 from ..tensors import Cut, Tensor
+from ..units import round_up
 from .norms import Norm
 
 MIB_FLASH_HEAD = 256  # the widest head that flash attention takes
@@ -350,12 +351,25 @@ def scaled_dot_product(tape: Tape, q: Value, k: Value, v: Value, layer: Attentio
 
 
 def flash(tape: Tape, q: Value, k: Value, v: Value, layer: Attention) -> Value:
-    """Flash attention: saves q, k, v, its output and one float32 figure a head and query. [arXiv:2307.08691]"""
+    """Flash attention: saves q, k, v, its output and one float32 figure a head and query. [arXiv:2307.08691]
+
+    Heads whose width is no multiple of 8 are padded by a copy. torch's output follows the layout of q, that of the
+    flash-attn package has positions before heads.
+    """
+    whole = q.elements
+    narrow = layer.head_dim % 8 != 0
+    if narrow:
+        q, k, v = (_padded(tape, each, layer.head_dim) for each in (q, k, v))
     out = tape.new(q.elements, q.dtype)
-    out.dense = q.dense
+    out.dense = q.dense and tape.mode.attention == "sdpa"
     figures = tape.new(scaled(tape.mode.queries, layer.heads), FLOAT)
     tape.keep(out, figures)
-    return tape.attach(out, (q, k, v), (q, k, v, out, figures))
+    out = tape.attach(out, (q, k, v), (q, k, v, out, figures))
+    return tape.slice(out, whole, dense=True) if narrow else out
+
+
+def _padded(tape: Tape, x: Value, head_dim: int) -> Value:
+    return tape.gather(x, scaled(divided(x.elements, head_dim), round_up(head_dim, 8)))
 
 
 def efficient(tape: Tape, q: Value, k: Value, v: Value, layer: Attention, masked: bool) -> Value:

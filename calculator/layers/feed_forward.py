@@ -73,8 +73,13 @@ class GatedFeedForward:
         wide = scaled(tape.mode.queries, self.intermediate)
         if self.fused:
             joined = tape.linear(x, self.hidden, 2 * self.intermediate, self.bias, self._module(self.fused))
-            gate, up = tape.split(joined, wide, wide, dense=True)
-            product = tape.multiply(up, activate(tape, gate, self.activation))
+            liger = tape.mode.kernels == "liger"
+            gate, up = tape.split(joined, wide, wide, dense=not liger)
+            if liger:  # the kernel copies both halves, keeps the copies and recomputes the rest
+                gate, up = tape.copy(gate), tape.copy(up)
+                product = tape.operate(wide, up.dtype, (gate, up), (gate, up))
+            else:
+                product = tape.multiply(up, activate(tape, gate, self.activation))
             return tape.linear(product, self.intermediate, self.hidden, self.bias, self._module(self.down))
         return tape.linear(self._product(tape, x), self.intermediate, self.hidden, self.bias, self._module(self.down))
 

@@ -52,6 +52,8 @@ class LateRMSNorm(Norm):
 
     def forward(self, tape: Tape, x: Value, rows: int = 1) -> Value:
         """Keeps x and the normalized x in float32."""
+        if tape.mode.kernels == "liger":
+            return fused_norm(tape, x, self, rows)
         dtype = x.dtype
         x = tape.cast(x, FLOAT)
         x = normalized(tape, x, self.width, rows)
@@ -117,6 +119,8 @@ class GemmaRMSNorm(Norm):
 
     def forward(self, tape: Tape, x: Value, rows: int = 1) -> Value:
         """Keeps x and the normalized x in float32."""
+        if tape.mode.kernels == "liger":
+            return fused_norm(tape, x, self, rows)
         dtype = x.dtype
         y = normalized(tape, tape.cast(x, FLOAT), self.width, rows)
         if self.affine:

@@ -47,6 +47,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
             "configurations": [SEVEN_BILLION, SEVEN_BILLION | {"precision": "int8"}],
         }
     },
+    "/api/memory/fit": {
+        "Which GPUs": {"calculation_type": "inference", "model_name": "Qwen3-8B", "sequence_length": 8192},
+        "How long": {
+            "calculation_type": "inference",
+            "model_name": "Qwen3-8B",
+            "gpu": "RTX-4090",
+            "solve_for": "sequence_length",
+        },
+    },
     "/api/memory/sweep": {
         "Context and concurrency": {
             "calculation_type": "inference",

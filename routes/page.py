@@ -51,44 +51,112 @@ def static(name: str) -> Response:
 
 
 def written(api: Mapping[str, Any]) -> str:
-    """The OpenAPI document as HTML: each endpoint with its examples, each body with its fields."""
-    parts = [
-        f"<h1>{escape(api['info']['title'])} {api['info']['version']}</h1>",
-        f"<p>{api['info']['description']}</p>",
+    """The OpenAPI document as HTML: each endpoint with a form that sends it, each body with its fields."""
+    operations = [
+        (method, path, operation) for path, methods in api["paths"].items() for method, operation in methods.items()
     ]
-    parts.append('<p>The same for programs: <a href="/openapi.json">/openapi.json</a></p><h2>Endpoints</h2>')
-    for path, methods in api["paths"].items():
-        for method, operation in methods.items():
-            parts += endpoint(path, method, operation)
-    parts.append("<h2>Bodies and replies</h2>")
+    links = "".join(
+        f'<li><a href="#{anchor(method, path)}">{badge(method)}<code>{escape(path)}</code></a> '
+        f'<span class="hint">{escape(operation["summary"])}</span></li>'
+        for method, path, operation in operations
+    )
+    parts = [
+        f"<section><h2>{escape(api['info']['title'])} {escape(api['info']['version'])}</h2>",
+        f'<p class="lead">{escape(api["info"]["description"])} JSON in, JSON out; memory in exact bytes.</p>',
+        '<p class="hint">The same for programs: <a href="/openapi.json">/openapi.json</a></p>',
+        f'<nav aria-label="Endpoints"><ul>{links}</ul></nav></section>',
+    ]
+    for method, path, operation in operations:
+        parts += endpoint(method, path, operation)
+    parts.append('<section id="bodies"><h2>Bodies and replies</h2>')
     for name, schema in api["components"]["schemas"].items():
-        parts.append(f'<h3 id="{name}">{name}</h3><p>{escape(schema.get("description", ""))}</p>')
-        required = schema.get("required", ())
-        rows = [
-            f"<tr><td><code>{escape(field)}</code>{' (required)' if field in required else ''}</td>"
-            f"<td>{kind(each)}</td><td>{escape(each.get('description', ''))}</td></tr>"
-            for field, each in schema.get("properties", {}).items()
-        ]
-        parts.append("<table><tr><th>field</th><th>value</th><th>meaning</th></tr>" + "".join(rows) + "</table>")
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>API</title>'
-    style = '<link rel="stylesheet" href="/static/docs.css">'
-    return f'<!doctype html><html lang="en"><head>{head}{style}</head><body><main>{"".join(parts)}</main></body></html>'
+        parts += body(name, schema)
+    parts.append("</section>")
+    return DOCUMENT.replace("<!-- endpoints and bodies -->", "\n".join(parts))
 
 
-def endpoint(path: str, method: str, operation: Mapping[str, Any]) -> Iterator[str]:
-    """One operation: what it takes, an example that curl can send, what it answers."""
-    yield f"<h3><code>{method.upper()} {escape(path)}</code></h3><p>{escape(operation['summary'])}</p><ul>"
-    for each in operation.get("parameters", ()):
-        yield f"<li><code>{each['name']}</code> ({each['in']}): {escape(each['description'])}</li>"
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-    if body:
-        yield f"<li>takes {kind(body['schema'])}</li>"
+DOCUMENT = """<!doctype html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <meta name="viewport" content="width=device-width, initial-scale=1">
+  <meta name="color-scheme" content="light dark">
+  <title>API of the LLM Memory Calculator</title>
+  <link rel="icon" href="/static/icon.svg" type="image/svg+xml">
+  <link rel="stylesheet" href="/static/style.css">
+  <script type="module" src="/static/docs.js"></script>
+</head>
+<body>
+  <header class="top">
+    <div class="brand">
+      <img src="/static/icon.svg" alt="" width="36" height="36">
+      <div><h1>LLM Memory Calculator</h1><p>The API, to read and to try</p></div>
+    </div>
+    <div class="tools"><a class="button" href="/">Calculator</a></div>
+  </header>
+  <main class="docs">
+<!-- endpoints and bodies -->
+  </main>
+</body>
+</html>
+"""
+
+
+def anchor(method: str, path: str) -> str:
+    """Where an endpoint stands on the page.
+
+    >>> anchor("get", "/api/models/{name}")
+    'get-api-models-name'
+    """
+    return "-".join([method, *path.replace("{", "").replace("}", "").strip("/").split("/")])
+
+
+def badge(method: str) -> str:
+    """The method as a coloured word."""
+    return f'<span class="method {method}">{method.upper()}</span>'
+
+
+def endpoint(method: str, path: str, operation: Mapping[str, Any]) -> Iterator[str]:
+    """One operation: what it takes, what it answers, and a form that sends it."""
+    place = anchor(method, path)
+    yield f'<section id="{place}"><h2>{badge(method)}<code>{escape(path)}</code></h2>'
+    yield f"<p>{escape(operation['summary'])}.</p>"
+    taken = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+    if taken:
+        yield f"<p>Takes {kind(taken['schema'])}.</p>"
+    yield '<ul class="answers">'
     for code, reply in operation["responses"].items():
-        yield f"<li>{code}: {kind(reply['content']['application/json']['schema'])}, {escape(reply['description'])}</li>"
-    yield "</ul>"
-    for name, example in body.get("examples", {}).items():
-        said = json.dumps(example["value"])
-        yield f"<p>{escape(name)}</p><pre>curl -d '{escape(said)}' http://127.0.0.1:5000{escape(path)}</pre>"
+        schema = reply["content"]["application/json"]["schema"]
+        yield f"<li><code>{code}</code> {kind(schema)} <span class='hint'>{escape(reply['description'])}</span></li>"
+    yield f'</ul><form class="try" data-method="{method.upper()}" data-path="{escape(path)}">'
+    for each in operation.get("parameters", ()):
+        required = " required" if each["in"] == "path" else ""
+        example = ' value="Qwen3-8B"' if each["in"] == "path" else ""
+        yield f"<label>{escape(each['name'])}: {escape(each['description'])}"
+        yield f'<input type="text" name="{escape(each["name"])}" data-in="{each["in"]}"{example}{required}></label>'
+    if taken:
+        examples = {name: each["value"] for name, each in taken.get("examples", {}).items()} or {"An empty body": {}}
+        yield '<div class="actions">'
+        for name, value in examples.items():
+            yield f'<button type="button" data-example="{escape(json.dumps(value))}">{escape(name)}</button>'
+        first = json.dumps(next(iter(examples.values())), indent=2)
+        yield f'</div><label>Body<textarea name="body" rows="8" spellcheck="false">{escape(first)}</textarea></label>'
+    yield '<div class="actions"><button class="primary">Send</button>'
+    yield '<button type="button" data-copy>Copy as curl</button></div>'
+    yield "<div class='reply' role='status' aria-live='polite'></div></form></section>"
+
+
+def body(name: str, schema: Mapping[str, Any]) -> Iterator[str]:
+    """One class: its fields, what each takes and means."""
+    yield f'<details id="{name}"><summary>{name}</summary><div><p>{escape(schema.get("description", ""))}</p>'
+    required = schema.get("required", ())
+    yield f'<div class="scroll" tabindex="0" role="region" aria-label="Fields of {name}"><table><thead><tr>'
+    yield '<th scope="col">Field</th><th scope="col">Value</th><th scope="col">Meaning</th></tr></thead><tbody>'
+    for field, each in schema.get("properties", {}).items():
+        must = ' <span class="tag">required</span>' if field in required else ""
+        yield f'<tr><th scope="row"><code>{escape(field)}</code>{must}</th><td>{kind(each)}</td>'
+        yield f"<td>{escape(each.get('description', ''))}</td></tr>"
+    yield "</tbody></table></div></div></details>"
 
 
 def kind(schema: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
@@ -43,13 +44,27 @@ def link(calculation_type="inference", fields=None, **rest):
     return "/#" + urlencode(said | rest)
 
 
+def serious(page):
+    """What axe finds, in a line each. It is put into the page by the debugger, past the policy of the page."""
+    if not AXE.exists():
+        pytest.skip("not examined with axe-core: npm install --no-save --no-package-lock axe-core")
+    page.evaluate(AXE.read_text("utf-8"))
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+    return [
+        f"{each['id']}: {node['target']} {node['failureSummary']}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
 @pytest.fixture
 def visit(chromium, service):
     """Opens pages; at the end none of them may have logged an error or asked anyone but the service."""
     contexts, errors, strays = [], [], []
 
     def console(message):
-        refused = message.text.startswith("Failed to load resource") and "/api/memory/" in message.location["url"]
+        refused = message.text.startswith("Failed to load resource") and "/api/" in message.location["url"]
         if message.type in ("error", "warning") and not refused:  # a 400 that the page shows is logged by the browser
             errors.append(message.text)
 

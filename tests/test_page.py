@@ -164,6 +164,82 @@ def test_numbers_are_written_as_the_reader_writes_them(visit):
     assert "8.190.735.360" in page.inner_text("#question")
 
 
+def near(page, section, ready):
+    """Brings a section near the screen, where it asks, and waits for what it shows."""
+    page.evaluate("(each) => document.getElementById(each).scrollIntoView()", section)
+    page.wait_for_selector(f"#{section}:not([aria-busy]) {ready}")
+    return page.locator(f"#{section}")
+
+
+CARD = {"model_name": "Qwen3-8B", "sequence_length": 8192, "gpu": "RTX-4090"}
+
+
+def test_the_curve_says_where_it_crosses_the_card(visit, ask):
+    page = visit(link(fields=CARD))
+    fit = ask(CARD).json()["fit"]
+    picture = near(page, "curve", "svg").locator("svg")
+    assert f"fits up to {fit['max_sequence_length']:,} tokens" in picture.get_attribute("aria-label")
+    assert picture.locator(".card-limit").count() == picture.locator(".cross").count() == 1
+    x = float(picture.locator("circle.here").first.get_attribute("cx"))
+    assert x < float(picture.locator(".cross").get_attribute("x1"))  # it fits as it is
+    picture.hover()
+    assert re.search(r"[\d,]+ tokens: [\d.]+ GiB · (fits|does not fit)", page.inner_text("#curve .told"))
+
+
+def test_the_grid_holds_the_answer_and_what_the_service_says_around_it(visit, ask):
+    page = visit(link(fields=CARD))
+    grid = near(page, "grid", "td.now")
+    assert page.inner_text("#figure") in grid.locator("td.now").inner_text()
+    heads = [each.inner_text() for each in grid.locator("thead th").all()]
+    row = grid.locator("tbody tr").filter(has=page.get_by_role("rowheader", name="32,768", exact=True))
+    for batch, cell in zip(heads, row.locator("td").all(), strict=True):
+        reply = ask(CARD | {"sequence_length": 32768, "batch_size": int(batch)}).json()
+        assert ("fits" in cell.get_attribute("class")) == reply["fit"]["fits"]
+
+
+def test_a_gpu_of_the_table_is_taken_with_its_split(visit, ask):
+    model = {"model_name": "Qwen3-8B", "sequence_length": 8192}
+    page = visit(link(fields=CARD))
+    rows = near(page, "cards", "tbody tr").locator("tbody tr")
+    found = ask({"calculation_type": "inference", **model}, "fit").json()["gpus"]
+    assert [each.get_attribute("data-gpu") for each in rows.all()] == [each["gpu"] for each in found]
+    chosen = next(each for each in found if each["gpu_count"] == 2)
+    rows.nth(found.index(chosen)).get_by_role("button").click()
+    answer = becomes(page, ask(model | {"gpu": chosen["gpu"]} | chosen["split"]))
+    assert answer["fit"]["fits"] and answer["fit"]["gpu_count"] == 2
+    assert chosen["gpu"] in page.inner_text("#total .verdict.yes")
+
+
+def test_what_would_help_is_taken_with_one_click(visit, ask):
+    body = {"model_name": "Qwen3-32B", "gpu": "RTX-4090"}
+    page = visit(link(fields=body))
+    fit = ask(body).json()["fit"]
+    assert not fit["fits"] and "Does not fit on RTX-4090" in page.inner_text("#total .verdict.no")
+    items = page.locator("#total .suggestions li")
+    assert items.count() == len(fit["suggestions"])
+    index = next(place for place, each in enumerate(fit["suggestions"]) if each["fits"])
+    items.nth(index).get_by_role("button").click()
+    answer = becomes(page, ask(body | fit["suggestions"][index]["change"]))
+    assert answer["fit"]["fits"]
+    page.locator("#total .verdict.yes").wait_for()
+
+
+def test_an_engine_brings_its_own_options(visit, ask):
+    page = visit(link(fields=CARD))
+    assert field(page, "engine_options.block_size").count() == 0
+    choose(page, "engine", "vllm")
+    becomes(page, ask(CARD | {"engine": "vllm"}))
+    page.locator('#question details[data-group="serving"] summary').click()
+    field(page, "engine_options.max_model_len").fill("8192")
+    becomes(page, ask(CARD | {"engine": "vllm", "engine_options": {"max_model_len": 8192}}))
+    assert "driver context" in page.inner_text('#total tr[data-part="runtime_overhead"]')
+    field(page, "engine_options.gpu_memory_utilization").fill("2")
+    line = fault(page, "engine_options.gpu_memory_utilization")
+    line.wait_for()
+    choose(page, "engine", "llama.cpp")
+    becomes(page, ask(CARD | {"engine": "llama.cpp"}))  # options of the other engine are gone
+
+
 # ------------------------------------------------------------------ training
 
 

@@ -1,16 +1,9 @@
 """axe-core finds nothing serious on the page: in both languages, both themes, every kind of question and answer."""
 
 import json
-from pathlib import Path
 
 import pytest
-from conftest import link
-
-AXE = Path(__file__).parent.parent / "node_modules" / "axe-core" / "axe.min.js"
-
-pytestmark = pytest.mark.skipif(
-    not AXE.exists(), reason="not examined with axe-core: npm install --no-save --no-package-lock axe-core"
-)
+from conftest import link, serious
 
 VIEWS = {
     "inference": link(fields={"model_name": "Qwen3-8B", "gpu": "RTX-4090", "engine": "vllm", "batch_size": 16}),
@@ -30,18 +23,6 @@ VIEWS = {
     "faults": link(fields={"model_name": "Qwen3-8B", "batch_size": 0, "tensor_parallel": 0}),
     "nothing chosen": link(fields={}, source="config"),
 }
-
-
-def serious(page):
-    """What axe finds, in a line each. It is put into the page by the debugger, past the policy of the page."""
-    page.evaluate(AXE.read_text("utf-8"))
-    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
-    return [
-        f"{each['id']}: {node['target']} {node['failureSummary']}"
-        for each in found
-        if each["impact"] in ("serious", "critical")
-        for node in each["nodes"]
-    ]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

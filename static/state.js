@@ -14,7 +14,7 @@ export const state = {
 };
 
 // What a first visit shows.
-export const START = { model_name: 'Qwen3-8B', sequence_length: 8192, gpu: 'RTX-4090' };
+export const START = { model_name: 'Qwen3-8B', sequence_length: 8192, batch_size: 4, gpu: 'RTX-4090' };
 
 // Without these, sizes are no model.
 export const SIZES = ['model_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads'];

@@ -9,6 +9,7 @@ from typing import Any
 from .checkpoints import read_quantization, recipe_of
 from .engines import Engine, find_engine
 from .engines.base import Pool, Question, Share
+from .engines.holdings import stages_alike
 from .errors import InvalidSetup, TooLarge
 from .estimate import MAX_BYTES, Estimate, Part, Phase
 from .formats import Recipe
@@ -130,8 +131,11 @@ def inference(model: Model, setup: InferenceSetup) -> Estimate:
     put = asked(model, setup)
     question, engine = put.question, put.engine
     placement = question.placement
-    shares = tuple(engine.share(question, stage) for stage in range(placement.pipeline))
-    stages = tuple(share.phases for share in shares)
+    alike = stages_alike(model, question.recipe, placement.pipeline)
+    made = {stage: engine.share(question, stage) for stage in dict.fromkeys(alike)}
+    shares = tuple(made[stage] for stage in alike)
+    phases_of = {id(share): share.phases for share in made.values()}
+    stages = tuple(phases_of[id(share)] for share in shares)
     alone = placement.gpus == 1
     phases = stages[0] if alone else _summed(shares, stages)
     if max(phase.total for phase in phases) > MAX_BYTES:

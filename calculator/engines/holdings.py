@@ -60,6 +60,24 @@ def layers_of(model: Model, pipeline: int, stage: int) -> dict[Block, int]:
     return layers_between(model, *stage_ends(len(model.layers), pipeline)[stage])
 
 
+@lru_cache(maxsize=1024)
+def stages_alike(model: Model, recipe: Recipe | None, pipeline: int) -> tuple[int, ...]:
+    """For each stage the first one that holds the same: equal layers, stored alike, and the same ends."""
+    if pipeline == 1:
+        return (0,)
+    facts = facts_of(model)
+    numbers: dict[tuple[Block, Hashable], int] = {}
+    kinds = [
+        numbers.setdefault((layer, None if recipe is None else recipe.alike(place, facts)), len(numbers))
+        for place, layer in enumerate(model.layers)
+    ]
+    seen: dict[tuple[int | bool, ...], int] = {}
+    return tuple(
+        seen.setdefault((stage == 0, stage == pipeline - 1, *kinds[first:last]), stage)
+        for stage, (first, last) in enumerate(stage_ends(len(model.layers), pipeline))
+    )
+
+
 Bundle = tuple[tuple[Tensor, ...], int | None, int]  # tensors, the layer they are weighed as, how many are alike
 
 

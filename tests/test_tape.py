@@ -150,3 +150,13 @@ def test_the_sum_of_two_gradients_of_a_tied_table_is_a_third_table() -> None:
     table = 20_000 * 384 * 2
     others = 2 * model.parameters - table
     assert profile.need("backward", 1, 4) == others + 3 * table
+
+
+def test_under_autocast_the_two_gradients_of_a_tied_table_are_summed_in_place() -> None:
+    # the head's gradient has just been copied to float32, so the engine may add to it: two tables and the incoming
+    # gradient of four tokens (counted with torch 2.13.0 and transformers 5.23.0 for Gemma 2, Command R+ and Falcon)
+    model = grouped_window_model(model_type="llama", sliding_window=None, tie_word_embeddings=True, vocab_size=20_000)
+    profile = training_profile(model, Mode(one=True, weights=FLOAT, autocast=True))
+    table = 20_000 * 384 * 4
+    others = 4 * model.parameters - table
+    assert profile.need("backward", 1, 4) == others + 2 * table + 4 * 384 * 4

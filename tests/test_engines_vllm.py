@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import pytest
 
 from calculator import InferenceSetup
 from calculator.architectures import read_model
 from calculator.engines import find_engine
 from calculator.engines.holdings import segments
-from calculator.engines.pages import Kind, paged
+from calculator.engines.pages import Kind, kinds, paged
 from calculator.errors import InvalidSetup, UnknownName
+from calculator.formats import KV_CACHE_PRECISIONS
 from calculator.gpus import find_gpu
 from calculator.inference import inference
+from calculator.layers.blocks import Block
+from calculator.parallel import ALONE
 from calculator.units import GIB, MIB
 
 LLAMA = read_model(
@@ -194,3 +199,20 @@ def test_an_indexer_packs_its_key(precision, a_token):
     }
     estimate = at(read_model(config), sequence_length=1600, kv_cache_precision=precision)
     assert estimate.cache["reserved_bytes"] == 2 * 1600 * a_token
+
+
+def test_compressed_entries_grow_beyond_the_window():
+    # a layer that keeps a window and one entry for every 4 tokens: both are caches of their own
+    @dataclass(frozen=True)
+    class Compressed(Block):
+        def cache(self, tokens, tensor=1):
+            return 512 * (min(tokens, 128) + tokens // 4)
+
+    @dataclass(frozen=True)
+    class Mixer:
+        heads: int = 8
+        window: int = 128
+
+    model = replace(LLAMA, layers=(Compressed(Mixer(), None),) * 2)
+    made = kinds(model, ALONE, 0, KV_CACHE_PRECISIONS["bfloat16"], 2)
+    assert set(made) == {Kind(2, 1024, 128), Kind(2, 256)}

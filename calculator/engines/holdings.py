@@ -256,6 +256,15 @@ def cache_held(model: Model, placement: Placement, stage: int, tokens: int) -> i
     )
 
 
+FAR = 2**20  # tokens beyond every window
+
+
+@lru_cache(maxsize=4096)
+def growth(layer: Block, tensor: int = 1) -> int:
+    """Elements a token that a layer with a window goes on to keep beyond it: none, but for compressed entries."""
+    return ceil_div(layer.cache(2 * FAR, tensor) - layer.cache(FAR, tensor), FAR)
+
+
 @lru_cache(maxsize=4096)
 def states_of(model: Model, placement: Placement, stage: int) -> tuple[State, ...]:
     """States that the layers of a stage keep for one sequence, on one GPU."""

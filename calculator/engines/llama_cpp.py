@@ -27,7 +27,7 @@ from ..units import GIB, MIB, ceil_div, mib, round_up
 from ..weights import facts_of
 from .arithmetic import needed_cache, weights_part
 from .base import Engine, Measured, Option, Question, Share
-from .holdings import layers_between
+from .holdings import growth, layers_between
 from .moments import dense_width, routed_width
 
 PADDING = 256  # cells: llama-context.cpp pads n_ctx, llama-kv-cache-iswa.cpp a window's cells
@@ -134,6 +134,8 @@ def cells_of(layer: Block, latent: int) -> tuple[Cells, ...]:
             made.append(Cells(mixer.heads * mixer.head_dim, mixer.heads * mixer.value, window))
         else:
             made.append(Cells(token, rank if latent == 1 else 0, window))
+    if any(each.window is not None for each in made) and growth(layer):
+        made.append(Cells(growth(layer), 0, None))  # compressed entries beyond the window
     return tuple(made)
 
 

@@ -16,7 +16,7 @@ from ..layers.blocks import Block
 from ..model import Model
 from ..parallel import Placement, mixers
 from ..units import ceil_div
-from .holdings import layers_of, state_bytes
+from .holdings import growth, layers_of, state_bytes
 
 ALIGNMENT = 16  # tokens: a block enlarged for a state's sake is a multiple of it
 
@@ -67,6 +67,9 @@ def kinds(
         if token:
             window = next((mixer.window for mixer in mixers(layer) if getattr(mixer, "window", None)), None)
             counts[token, window, 0] = counts.get((token, window, 0), 0) + count
+            beyond = stored.bytes(growth(layer, placement.tensor)) if window is not None else 0
+            if beyond:  # compressed entries are a cache of their own
+                counts[beyond, None, 0] = counts.get((beyond, None, 0), 0) + count
         state = sum(state_bytes(each, width, spared=1) for each in layer.states(placement.tensor))
         if state:
             counts[0, None, state] = counts.get((0, None, state), 0) + count
@@ -139,6 +142,6 @@ def paged(layers: tuple[Kind, ...], block: int, ratio: float) -> Pages:
         if kind.state:
             groups += [Group(block, state=True)] * times
         else:
-            tokens = block * (token // kind.token) if token % kind.token == 0 else block
-            groups += [Group(tokens, kind.window)] * times
+            # as many blocks as the largest page holds
+            groups += [Group(block * (token // kind.token), kind.window)] * times
     return Pages(size * page, tuple(groups))

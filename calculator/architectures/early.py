@@ -8,8 +8,8 @@ from ..layers.feed_forward import FeedForward
 from ..layers.norms import LayerNorm
 from ..model import Model
 from ..tape import FLOAT, TOKENS, scaled
-from .fields import Fields
-from .kin import stack, with_defaults
+from .fields import Fields, with_defaults
+from .kin import stack
 from .table import Reader
 
 

@@ -28,8 +28,7 @@ from ..layers.feed_forward import FeedForward
 from ..layers.norms import LayerNorm
 from ..model import Model
 from ..tape import TOKENS, scaled
-from .fields import Fields
-from .kin import with_defaults
+from .fields import Fields, with_defaults
 from .llama import finish
 from .table import Reader
 

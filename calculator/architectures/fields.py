@@ -120,3 +120,8 @@ class Fields:
                 f"{self.path}.{names[0]} ({whole}) must be a multiple of {names[1]} ({by})", f"{self.path}.{names[0]}"
             )
         return whole // by
+
+
+def with_defaults(fields: Fields, **defaults: Any) -> Fields:
+    """The configuration with what its family's configuration class fills in where a field is absent."""
+    return Fields({**defaults, **fields.values}, fields.path)

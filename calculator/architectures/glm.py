@@ -7,8 +7,8 @@ from ..layers.feed_forward import GatedFeedForward
 from ..layers.norms import Norm, RMSNorm
 from ..layers.partial import PairwiseRotated
 from ..model import Model
-from .fields import Fields
-from .kin import stack, with_defaults
+from .fields import Fields, with_defaults
+from .kin import stack
 from .llama import attention_sizes
 from .phi import rotary_dim
 from .table import Reader

@@ -30,14 +30,9 @@ from ..layers.variants import (
 from ..model import Model
 from ..tensors import Tensor
 from ..units import round_up
-from .fields import Fields
+from .fields import Fields, with_defaults
 from .llama import attention_sizes, finish, layer_windows, llama_like, switched_windows
 from .table import Reader
-
-
-def with_defaults(fields: Fields, **defaults: Any) -> Fields:
-    """The configuration with what its family's configuration class fills in where a field is absent."""
-    return Fields({**defaults, **fields.values}, fields.path)
 
 
 def stack(

@@ -12,8 +12,8 @@ from ..layers.later import FilledAttention, NormedFeedForward, NormedOutput, Pai
 from ..layers.norms import LateRMSNorm, LayerNorm, Norm, RMSNorm
 from ..model import Model
 from ..units import round_up
-from .fields import Fields
-from .kin import rms_pair, stack, with_defaults
+from .fields import Fields, with_defaults
+from .kin import rms_pair, stack
 from .llama import attention_sizes, layer_windows, llama_like
 from .table import Reader
 

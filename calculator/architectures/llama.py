@@ -12,7 +12,7 @@ from ..layers.feed_forward import GatedFeedForward
 from ..layers.norms import Norm, RMSNorm
 from ..layers.variants import ScaledBlock
 from ..model import Model
-from .fields import Fields
+from .fields import Fields, with_defaults
 from .table import Reader
 
 PRECISIONS = {"float32", "float16", "bfloat16"}
@@ -111,6 +111,7 @@ def llama_like(
                 query_norm=RMSNorm(head_dim, "q_norm") if head_norm else None,
                 key_norm=RMSNorm(head_dim, "k_norm") if head_norm else None,
                 window=each,
+                dropout=fields.number("attention_dropout", default=0.0),
             )
             made[each] = PreNormBlock(attention, feed_forward, norms)
     vocabulary = fields.size("vocab_size")
@@ -125,19 +126,40 @@ def llama_like(
     )
 
 
+# What the configuration classes of transformers 5.23.0 fill in where a field is absent.
+LLAMA = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+}
+MISTRAL = {**LLAMA, "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072}
+QWEN = {
+    **LLAMA,
+    "vocab_size": 151936,
+    "intermediate_size": 22016,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+}
+
+
 def llama(fields: Fields, name: str | None) -> Model:
     """Llama 1 to 3."""
-    return llama_like(fields, name)
+    return llama_like(with_defaults(fields, **LLAMA), name)
 
 
 def mistral(fields: Fields, name: str | None) -> Model:
     """Mistral: Llama with a window in all layers, where the configuration names one."""
+    fields = with_defaults(fields, **MISTRAL)
     return llama_like(fields, name, bias=False, window=fields.optional("sliding_window"))
 
 
 def qwen2(fields: Fields, name: str | None) -> Model:
     """Qwen 1.5 to 2.5: a bias on q, k and v alone; windows only from `max_window_layers` on, and only if switched
     on."""
+    fields = with_defaults(fields, **QWEN)
     count = fields.size("num_hidden_layers")
     return llama_like(fields, name, bias=True, output_bias=False, windows=switched_windows(fields, count))
 
@@ -153,9 +175,8 @@ def switched_windows(fields: Fields, count: int) -> list[int | None]:
 
 def qwen3(fields: Fields, name: str | None) -> Model:
     """Qwen 3: norms over each head of q and k, heads of 128 whatever the hidden size."""
+    fields = with_defaults(fields, **QWEN, head_dim=128)
     count = fields.size("num_hidden_layers")
-    if not fields.has("head_dim"):
-        fields = Fields({**fields.values, "head_dim": 128}, fields.path)
     return llama_like(fields, name, head_norm=True, windows=switched_windows(fields, count))
 
 

@@ -12,9 +12,9 @@ from ..layers.towers import layer_norm, matrix, table, times
 from ..layers.variants import IdleBlock
 from ..model import Model, Tower
 from ..tensors import Tensor
-from .fields import Fields
+from .fields import Fields, with_defaults
 from .gemma import gemma3_text
-from .kin import ministral3, rms_pair, stack, with_defaults
+from .kin import ministral3, rms_pair, stack
 from .linear_attention import completed, qwen3_tower, text_of
 from .llama import attention_sizes, mistral, qwen2, qwen3
 from .table import Reader

@@ -21,18 +21,12 @@ from ..layers.towers import layer_norm, matrix, table, times
 from ..model import Model, Tower
 from ..tensors import Tensor
 from .experts import ends, expert_counts, partial_rotary, qwen3_moe, stack, two_norms
-from .fields import Fields
+from .fields import Fields, with_defaults
 from .latent import deepseek_v3, sigmoid_router
 from .linear_attention import completed, text_of
 from .llama import attention_sizes, finish
 from .table import Reader
 from .vision import qwen3_vl_tower, seen_in_three
-
-
-def with_defaults(fields: Fields, **defaults: object) -> Fields:
-    """The configuration with what its family's configuration class fills in where a field is absent."""
-    return Fields({**defaults, **fields.values}, fields.path)
-
 
 # ---------------------------------------------------------------------- Qwen3-VL, Kimi K2.5
 

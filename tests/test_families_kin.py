@@ -184,3 +184,11 @@ def test_layers_that_predict_further_tokens_are_counted_apart() -> None:
     model = read_model({"model_type": "mimo", **SIZES, "num_nextn_predict_layers": 2})
     layer = 16_384 + 192 + 18_432 + 128
     assert model.speculative_parameters == 2 * (layer + 2 * 64 * 64 + 3 * 64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [("llama", 6_738_415_616), ("mistral", 7_241_732_096)],  # Llama-2-7b and Mistral-7B-v0.1
+)
+def test_absent_fields_take_the_defaults_of_the_class(kind: str, parameters: int) -> None:
+    assert read_model({"model_type": kind}).parameters == parameters

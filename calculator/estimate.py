@@ -38,7 +38,7 @@ class Phase:
     @property
     def total(self) -> int:
         """Bytes alive in this moment."""
-        return sum(part.bytes for part in self.parts)
+        return sum([part.bytes for part in self.parts])
 
     def bytes_of(self, name: str) -> int:
         """Bytes of the part `name`, 0 where this phase has none."""

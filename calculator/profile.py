@@ -68,7 +68,7 @@ class Profile:
 
     def need(self, phase: str, sequences: int, length: int) -> int:
         """Bytes of the largest moment of a phase with its gradients, 0 where it has none."""
-        return max((evaluate(size, sequences, length) + size[6] for size in self.phases[phase]), default=0)
+        return max([evaluate(size, sequences, length) + size[6] for size in self.phases[phase]], default=0)
 
 
 def settled(model: Model, mode: Mode) -> Mode:

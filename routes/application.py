@@ -2,11 +2,15 @@
 
 JSON is written by orjson, once, as bytes. Who may call the API from a page elsewhere is flask-cors' to say; where
 everybody may, its answer is a constant, and stands among the headers from the start.
+
+A question that is asked thousands of times goes straight from its bytes to its answer (`Application.direct`); whatever
+else happens to it, a fault above all, is Flask's to answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
 from typing import Any
 
 import orjson
@@ -67,11 +71,12 @@ class Application(Flask):
 
     def __init__(self, name: str, origins: list[str], most: int) -> None:
         super().__init__(name, static_folder=None)
+        self.direct: dict[str, Callable[[bytes], Any]] = {}
         self.config["MAX_CONTENT_LENGTH"] = most
         self.url_map.merge_slashes = False
         self.json = OrjsonProvider(self)
         options = get_cors_options(self, {"origins": origins})
-        everybody = origins == ["*"]
+        self.everybody = everybody = origins == ["*"]
         if everybody:
             self.json.api_headers = OPEN
 
@@ -80,6 +85,22 @@ class Application(Flask):
             if (everybody and type(response) is JsonResponse) or not request.path.startswith(API):
                 return response
             return set_cors_headers(response, options)
+
+    def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """A POST whose answer is a function of its bytes is given it; any other request is Flask's, and so is one that
+        cannot be answered, as if it had just come."""
+        answer = self.direct.get(environ["PATH_INFO"]) if environ["REQUEST_METHOD"] == "POST" else None
+        size = said_size(environ)
+        if answer is None or not self.everybody or size is None or size > self.config["MAX_CONTENT_LENGTH"]:
+            return super().wsgi_app(environ, start_response)
+        raw = environ["wsgi.input"].read(size)
+        try:
+            body = orjson.dumps(answer(raw))
+        except Exception:  # whatever it is, an error handler says it
+            environ["wsgi.input"] = BytesIO(raw)
+            return super().wsgi_app(environ, start_response)
+        start_response("200 OK", [*OPEN, ("Content-Length", str(len(body)))])
+        return [body]
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Every host is the same host: no URL is ever built, no route redirects."""
@@ -92,13 +113,16 @@ class Application(Flask):
         return func
 
 
+def said_size(environ: Mapping[str, Any]) -> int | None:
+    """Bytes of the body, where the request says how many there are."""
+    length: str = environ.get("CONTENT_LENGTH", "")
+    return int(length) if length.isdecimal() and len(length) < 8 and "HTTP_TRANSFER_ENCODING" not in environ else None
+
+
 def raw_body() -> bytes:
     """The body of the request as it came, whatever its Content-Type: in one read, where its length is said."""
-    environ = request.environ
-    length = environ.get("CONTENT_LENGTH", "")
-    if length.isdecimal() and len(length) < 8 and "HTTP_TRANSFER_ENCODING" not in environ:
-        size = int(length)
-        if size <= (request.max_content_length or 0):
-            body: bytes = environ["wsgi.input"].read(size)
-            return body
+    size = said_size(request.environ)
+    if size is not None and size <= (request.max_content_length or 0):
+        body: bytes = request.environ["wsgi.input"].read(size)
+        return body
     return request.get_data(cache=False, parse_form_data=False)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
-from fractions import Fraction
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, TypeVar
 
+import orjson
 from pydantic import ConfigDict, Field
 
 from calculator.architectures import read_model
@@ -190,10 +191,10 @@ class ModelChoice(Body):
             entry, warning = library().get(self.model_name)
             return entry.model, (warning,) if warning else (), {}
         if self.config is not None:
-            return read_model(self.config), (), {}
+            return configured(orjson.dumps(self.config, option=orjson.OPT_SORT_KEYS)), (), {}
         assert self.model_size and self.hidden_size and self.num_hidden_layers and self.num_attention_heads
         model = sized_model(
-            round(Fraction(str(self.model_size)) * BILLION),
+            round(self.model_size * BILLION),
             self.hidden_size,
             self.num_hidden_layers,
             self.num_attention_heads,
@@ -219,6 +220,12 @@ def _head_conflicts(sent: Mapping[str, Any], wrong: Paths) -> Iterator[Fault]:
         yield Fault(
             "hidden_size", f"{width} is no multiple of {heads} num_attention_heads; give head_dim where heads differ"
         )
+
+
+@lru_cache(maxsize=1024)
+def configured(written: bytes) -> Model:
+    """The model of a configuration, which is known by its bytes before anything of it is looked at."""
+    return read_model(orjson.loads(written))
 
 
 class Device(Body):

@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from flask import Blueprint, Response
+from flask.blueprints import BlueprintSetupState
 from pydantic import Field
 from pydantic_core import CoreSchema, core_schema
 
@@ -19,7 +20,7 @@ from calculator.setup import InferenceSetup, Lora, TrainingSetup
 from calculator.solve import fit_report
 from calculator.training import training
 
-from .application import raw_body
+from .application import Application, raw_body
 from .bodies import (
     ATTENTION,
     ENGINES,
@@ -351,6 +352,8 @@ class Comparison(Body, Generic[Question]):
                 inside.setdefault(path[1], set()).add(path[2:])
         configurations = sent.get("configurations")
         for index, each in enumerate(configurations if isinstance(configurations, list) else ()):
+            if isinstance(each, MemoryRequest) and each.agrees():
+                continue
             said = each.sent() if isinstance(each, MemoryRequest) else each
             if isinstance(said, dict):
                 for fault in cls.kind.conflicts(said, frozenset(inside.get(index, ()))):
@@ -400,16 +403,33 @@ read_comparison: TaggedReader[Comparison[Any]] = TaggedReader(
 )
 
 
+def inferred(raw: bytes) -> dict[str, Any]:
+    """The memory of inference, from a body to its answer."""
+    return read_inference(raw).reply()
+
+
+def trained(raw: bytes) -> dict[str, Any]:
+    """The memory of a training step, from a body to its answer."""
+    return read_training(raw).reply()
+
+
+@memory.record
+def straight(state: BlueprintSetupState) -> None:
+    """What is asked most goes the shortest way."""
+    if isinstance(state.app, Application):
+        state.app.direct |= {"/api/memory/inference": inferred, "/api/memory/training": trained}
+
+
 @memory.post("/inference")
 def infer() -> dict[str, Any]:
     """The memory of inference."""
-    return read_inference(raw_body()).reply()
+    return inferred(raw_body())
 
 
 @memory.post("/training")
 def train() -> dict[str, Any]:
     """The memory of a training step."""
-    return read_training(raw_body()).reply()
+    return trained(raw_body())
 
 
 @memory.post("/compare")

@@ -55,6 +55,11 @@ class Body(BaseModel):
     agreeing: ClassVar[Mapping[str, frozenset[str]]] = {}
     """A field, and those beside which nothing can be wrong: `conflicts` is not asked then."""
 
+    def agrees(self) -> bool:
+        """Whether nothing can be wrong between the fields it has."""
+        sent = self.model_fields_set
+        return any([name in sent and sent <= agreeing for name, agreeing in self.agreeing.items()])
+
     @classmethod
     def conflicts(cls, sent: Mapping[str, Any], wrong: Paths = frozenset()) -> Iterator[Fault]:
         """What is wrong between fields of `sent`, what the body says; values at the paths `wrong` mean nothing."""
@@ -253,13 +258,11 @@ class Reader(Generic[Ask]):
 
     def check(self, raw: bytes, ask: Ask) -> Ask:
         """What pydantic took, looked at for what it cannot see."""
-        sent = ask.model_fields_set
         colons = raw.count(b":")
-        if colons != len(sent) and colons != ask.members():
+        if colons != len(ask.model_fields_set) and colons != ask.members():
             return self.again(raw)
-        for name, agreeing in self.kind.agreeing.items():
-            if name in sent and sent <= agreeing:
-                return ask
+        if ask.agrees():
+            return ask
         for _ in self.kind.conflicts(ask.sent()):
             return self.again(raw)
         return ask

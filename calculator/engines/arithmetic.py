@@ -16,6 +16,7 @@ from .base import Engine, Question, Share
 from .holdings import PLAIN, Loading, cache_formats, cache_held, spelled, states_held, weights_held
 
 IDS = 8  # bytes a token id
+NO_WINDOWS: frozenset[int] = frozenset()
 
 
 @lru_cache(maxsize=4096)
@@ -56,7 +57,7 @@ def need(question: Question, stage: int, step: str, length: int) -> int:
         tape_dtype(setup.precision),
         setup.attention,
         setup.batch_size == 1,
-        frozenset(window for window in model.windows if length >= window),
+        frozenset([window for window in model.windows if length >= window]) if model.windows else NO_WINDOWS,
         setup.prompt_length == setup.sequence_length,
         setup.logits == "all",
         unpacked(question, step),

@@ -126,9 +126,9 @@ class Share:
     @property
     def phases(self) -> tuple[Phase, ...]:
         """Its phases with what is alive in each."""
-        made = tuple(
-            Phase(name, (self.weights, self.cache[which], self.activations[which], *self.overhead))
-            for which, name in enumerate(("prefill", "decode"))
+        made = (
+            Phase("prefill", (self.weights, self.cache[0], self.activations[0], *self.overhead)),
+            Phase("decode", (self.weights, self.cache[1], self.activations[1], *self.overhead)),
         )
         if self.loading is None:
             return made

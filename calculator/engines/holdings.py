@@ -250,10 +250,8 @@ def cache_formats(precision: str) -> Format:
 
 def cache_held(model: Model, placement: Placement, stage: int, tokens: int) -> int:
     """Elements that the layers of a stage keep for one sequence, on one GPU."""
-    return sum(
-        count * layer.cache(tokens, placement.tensor)
-        for layer, count in layers_of(model, placement.pipeline, stage).items()
-    )
+    layers = layers_of(model, placement.pipeline, stage)
+    return sum([count * layer.cache(tokens, placement.tensor) for layer, count in layers.items()])
 
 
 FAR = 2**20  # tokens beyond every window

@@ -8,6 +8,7 @@ from calculator import InferenceSetup
 from calculator.architectures import read_model
 from calculator.errors import InvalidSetup
 from calculator.inference import inference
+from calculator.library import library
 from calculator.units import MIB
 
 SIZES = {
@@ -140,3 +141,11 @@ def test_a_checkpoint_in_another_format_is_converted():
     fp8 = read_model({**SIZES, "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}})
     assert at(fp8, quantization=None).assumed["quantization"] == "gguf-bf16"
     assert at(fp8, quantization=None).phases == at(fp8, quantization="gguf-bf16").phases
+
+
+def test_recurrent_states_are_float32_for_every_sequence():
+    # 30 layers × (32 heads × 128 × 128 + 3 inputs of 8,192 channels) × 4 bytes × 4 sequences = 251.25 MiB, as logged
+    model = library().get("Qwen3.5-35B-A3B")[0].model
+    report = at(model, {"n_ctx": 32768, "n_seq_max": 4}, quantization="gguf-q8_0").engine_report
+    assert report["recurrent_state_mib"] == 251.25
+    assert report["kv_cache_mib"] == 640.0  # 10 layers × 2 × 512 × 32,768 × 2 bytes

@@ -16,6 +16,7 @@ from calculator.formats import KV_CACHE_PRECISIONS
 from calculator.gpus import find_gpu
 from calculator.inference import inference
 from calculator.layers.blocks import Block
+from calculator.library import library
 from calculator.parallel import ALONE
 from calculator.units import GIB, MIB
 
@@ -216,3 +217,14 @@ def test_compressed_entries_grow_beyond_the_window():
     model = replace(LLAMA, layers=(Compressed(Mixer(), None),) * 2)
     made = kinds(model, ALONE, 0, KV_CACHE_PRECISIONS["bfloat16"], 2)
     assert set(made) == {Kind(2, 1024, 128), Kind(2, 256)}
+
+
+def test_a_hybrid_takes_pages_as_its_log_says():
+    # Qwen3.5-27B: 41.03 GiB hold 71.42 requests of 4,096 tokens: each takes 6 pages of tokens and 3 × 2 of states, of
+    # 16 layers × 784 tokens × 4,096 bytes
+    model = library().get("Qwen3.5-27B")[0].model
+    options = {"max_model_len": 4096, "max_num_batched_tokens": 4096}
+    estimate = at(model, options=options, batch_size=71, sequence_length=4096, quantization="fp8")
+    reserved = estimate.phases[1].bytes_of("kv_cache")
+    assert reserved == 71 * 12 * 16 * 784 * 4096
+    assert reserved * 71.42 / 71 / GIB == pytest.approx(41.03, abs=0.05)

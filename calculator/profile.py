@@ -157,6 +157,7 @@ def _tail(model: Model, mode: Mode, keep_logits: bool, loss_kind: str, compiled:
     loss_forward = front(tape.moments)
     casts = together(SILENCE, *(storage.bytes for storage in tape.casts))
     tape.casts.clear()
+    tape.lingering.clear()
     del x
     tape.moments = []
     node = loss.node

@@ -186,6 +186,50 @@ def test_the_cache_of_compressed_entries() -> None:
     assert [layer.cache(1024) for layer in model.layers] == [64 * 64, 64 * 64 + 256 * (64 + 32), 64 * 64 + 8 * 64]
 
 
+def test_a_tied_table_is_summed_in_place_under_autocast() -> None:
+    granite = {
+        "model_type": "granitemoe",
+        "hidden_size": 1536,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "vocab_size": 49_152,
+        "max_position_embeddings": 131_072,
+        "intermediate_size": 512,
+        "num_local_experts": 40,
+        "num_experts_per_tok": 8,
+        "tie_word_embeddings": True,
+    }
+    model = read_model(granite)
+    profile = training_profile(model, settled(model, MODES["autocast"]))
+    need = 4 * model.parameters + 16 * 2 * 513 + profile.need("backward", 2, 513)
+    assert need == pytest.approx(4_941_414_696, abs=BESIDE)  # two sequences of 513 tokens
+
+
+def test_the_output_holds_what_a_shrinking_head_scales() -> None:
+    minicpm = {
+        "model_type": "minicpm3",
+        "hidden_size": 2560,
+        "num_hidden_layers": 5,
+        "intermediate_size": 6400,
+        "max_position_embeddings": 32_768,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 40,
+        "qk_nope_head_dim": 64,
+        "qk_rope_head_dim": 32,
+        "q_lora_rank": 768,
+        "kv_lora_rank": 256,
+        "vocab_size": 73_448,
+        "scale_emb": 12,
+        "dim_model_base": 256,
+        "scale_depth": 1.4,
+    }
+    model = read_model(minicpm)
+    profile = inference_profile(model, settled(model, Mode(step="prefill")), all_logits=True)
+    need = 2 * model.parameters + 8 * 2 * 777 + profile.need("prefill", 2, 777)
+    assert need == pytest.approx(1_251_485_768, abs=BESIDE)  # two sequences of 777 tokens
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [

@@ -143,7 +143,10 @@ class Head:
             x = self.norm.forward(tape, x)
         if self.projected:
             x = tape.linear(x, self.width, self.projected, module="project_out")
-        return tape.scale(x) if self.shrunk else x
+        if self.shrunk:
+            tape.lingering.append(x)  # the model's output holds what is not yet scaled
+            x = tape.scale(x)
+        return x
 
     def logits(self, tape: Tape, x: Value, rows: Size) -> Value:
         """`rows` × vocabulary."""

@@ -17,7 +17,7 @@ from .layers.experts import Experts
 from .layers.megatron import MegatronBlock, MegatronEmbedding, MegatronHead, megatron_block
 from .model import Model
 from .parallel import sliced
-from .tensors import Cut, Tensor
+from .tensors import Tensor
 from .units import ceil_div
 
 HEADS = ("heads", "kv_heads", "value_heads", "key_heads", "groups")
@@ -139,18 +139,36 @@ def check_tensor(model: Model, ways: int) -> None:
     """Heads and feed-forward widths must divide; key heads must divide or be divided."""
     if ways == 1:
         return
+    amounts = _cut_amounts(model)
+    wrong = [each for each in amounts if not _divides(*each, ways)]
+    if not wrong:
+        return
+    name, amount = wrong[0]
+    what = f"{amount} {'key-value heads' if name == 'kv_heads' else name}" if name in HEADS else f"a width of {amount}"
+    most = max(count for kind, count in amounts if kind in HEADS) if any(k in HEADS for k, _ in amounts) else amount
+    allowed = [str(each) for each in range(1, most + 1) if all(_divides(*one, each) for one in amounts)]
+    raise InvalidSetup(
+        f"tensor_parallel {ways} does not divide {what}; allowed for this model: {', '.join(allowed)}",
+        "tensor_parallel",
+    )
+
+
+def _divides(name: str, amount: int, ways: int) -> bool:
+    return amount % ways == 0 or (name == "kv_heads" and ways % amount == 0)
+
+
+@lru_cache(maxsize=512)
+def _cut_amounts(model: Model) -> tuple[tuple[str, int], ...]:
+    """What tensor parallelism divides, by kind. A width that was solved from a stated size is rounded instead."""
+    names = HEADS if model.stated is not None else HEADS + WIDTHS
+    found: dict[tuple[str, int], None] = {}
     for layer in model.distinct:
         for part in _parts(layer):
-            for name in HEADS + WIDTHS:
+            for name in names:
                 amount = getattr(part, name, 0)
-                if not isinstance(amount, int) or amount < 2:  # a single one is copied
-                    continue
-                if name == "kv_heads" and ways % amount == 0:
-                    continue
-                said = "key-value heads" if name == "kv_heads" else name.replace("_", " ")
-                check_divides(
-                    amount, ways, f"the {amount} {said}" if name in HEADS else f"a width of {amount}", "tensor_parallel"
-                )
+                if isinstance(amount, int) and amount > 1:  # a single one is copied
+                    found[name, amount] = None
+    return tuple(found)
 
 
 def _parts(layer: Block) -> Iterator[Any]:
@@ -177,8 +195,3 @@ def check_expert(model: Model, ways: int, group: int) -> None:
         "expert_parallel",
         " that it deals experts over",
     )
-
-
-def is_expert(tensor: Tensor) -> bool:
-    """Whether expert parallelism deals the tensor out."""
-    return tensor.cut is Cut.EXPERT

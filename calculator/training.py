@@ -467,13 +467,19 @@ def _whole_weights(model: Model, setup: TrainingSetup, scheme: Scheme) -> int:
     return held.weights + held.expert_weights
 
 
+MOMENTS = ("forward", "loss", "backward", "optimizer_step")
+
+
 def _summed(answers: Sequence[tuple[Phase, ...]], copies: int) -> tuple[Phase, ...]:
-    """What all GPUs hold at the same moment: each stage's parts, times the GPUs of a stage."""
+    """What all GPUs hold at the same moment: each stage's parts, times the GPUs of a stage. While the last stage makes
+    the loss, the others are at the fuller of their passes."""
     made = []
-    for name in dict.fromkeys(phase.name for phases in answers for phase in phases):
+    for name in MOMENTS:
         parts: dict[str, Part] = {}
         for phases in answers:
-            for part in next((phase.parts for phase in phases if phase.name == name), ()):
+            named = {phase.name: phase for phase in phases}
+            at = named.get(name) or max((named["forward"], named["backward"]), key=lambda phase: phase.total)
+            for part in at.parts:
                 before = parts.get(part.name)
                 size = part.bytes * copies + (before.bytes if before else 0)
                 parts[part.name] = Part(part.name, size, before.formula if before else f"{copies} GPUs: {part.formula}")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from calculator.architectures.sized import sized_model
 from calculator.errors import InvalidSetup
 from calculator.gpus import find_gpu
 from calculator.layers.ends import Chunks
@@ -175,3 +176,17 @@ def test_a_step_in_the_backward_pass_holds_one_gradient():
 def test_what_was_assumed_is_said(framework):
     setup = replace(PURE, framework=framework, gradient_checkpointing="selective")
     assert any("select" in warning for warning in training(model("Mistral-7B-v0.1"), setup).warnings)
+
+
+def test_a_sum_over_stages_leaves_no_gpu_out():
+    setup = replace(PURE, mixed_precision="master_weights", pipeline_parallel=4, micro_batches=4, batch_size=1)
+    estimate = training(model("Meta-Llama-3-8B"), setup)
+    assert [phase.name for phase in estimate.phases] == ["forward", "loss", "backward", "optimizer_step"]
+    for phase in estimate.phases:
+        assert phase.bytes_of("model_weights") == 2 * 8_030_261_248
+
+
+def test_widths_that_were_solved_from_a_size_are_rounded_when_cut():
+    sized = sized_model(7 * 10**9, hidden_size=4096, num_hidden_layers=32, num_attention_heads=32)
+    estimate = training(sized, replace(PURE, tensor_parallel=4))
+    assert estimate.fullest[0].bytes_of("model_weights") == pytest.approx(2 * 7 * 10**9 / 4, rel=0.01)

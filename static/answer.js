@@ -78,17 +78,35 @@ function showTotal() {
   const bars = [];
   if (reply.per_gpu) {
     const one = total(reply.per_gpu.memory_bytes);
-    bars.push(make('h3', { class: 'of-one', 'data-bytes': one }, `${say('per_gpu')}: ${memory(one)}`), bar(partsOf(reply, reply.per_gpu.memory_bytes), capacity(reply), light));
-    bars.push(make('h3', {}, `${say('whole')}: ${memory(whole)}`), bar(parts, capacity(reply) * gpus(reply), light));
-  } else bars.push(bar(parts, capacity(reply) * gpus(reply), light));
+    bars.push(make('h3', { class: 'of-one', 'data-bytes': one }, `${say('per_gpu')}: ${memory(one)}`), filled(reply, partsOf(reply, reply.per_gpu.memory_bytes)));
+    bars.push(make('h3', {}, `${say('whole')}: ${memory(whole)}`), bar(parts, capacity(reply) * gpus(reply), { light }));
+  } else bars.push(filled(reply, parts));
   section('total', headline(asked, reply),
     make('p', { class: 'hint' }, subtitle(reply)),
     make('div', { class: 'head' }, make('div', { class: 'big', id: 'figure', 'data-bytes': whole }, memory(whole)), verdict(reply.fit)),
-    bars, limits(reply), formulas(parts, whole), stages(reply), cache(reply), report(reply), suggestions(reply.fit));
+    bars.flat(), limits(reply), formulas(parts, whole), stages(reply), cache(reply), report(reply), suggestions(reply.fit));
   const brief = at('brief');
   brief.hidden = false;
   brief.className = `brief ${reply.fit ? (reply.fit.fits ? 'yes' : 'no') : ''}`;
   brief.replaceChildren(make('strong', {}, memory(whole)), reply.fit ? ` ${say(reply.fit.fits ? 'fits' : 'full')}` : '', make('span', { 'aria-hidden': 'true' }, ' ↓'));
+}
+
+// The fullest GPU as its driver would show it: the parts, and what comes on top of them there.
+function filled(reply, parts) {
+  const { fit } = reply;
+  const size = fit ? Math.round(fit.used_gib * GIB) - parts.reduce((sum, part) => sum + part.size, 0) : 0;
+  const known = ['driver_context_gib', 'fragmentation_gib', 'communication_gib'].filter((name) => fit?.[name]);
+  const formula = known.map((name) => `${say(name)} ${memory(fit[name].expected * GIB)}`).join(', ');
+  const more = size > 2 ** 20 ? [{ name: 'outside', size, colour: 9, formula }] : [];
+  const share = (reply.parameters?.engine_options?.gpu_memory_utilization ?? 0) * capacity(reply);
+  return [bar([...parts, ...more], capacity(reply), { light, share, room: room(fit) }),
+    more.length ? make('p', { class: 'hint' }, `${say('outside')}: ${memory(size)}${formula ? ` (${formula})` : ''}`) : null,
+    share ? make('p', { class: 'hint' }, say('engine_share', { size: memory(share) })) : null];
+}
+
+function room(fit) {
+  if (!fit || (!fit.fits && fit.free_gib >= 0)) return '';
+  return `${memory(Math.abs(fit.free_gib) * GIB)} ${say(fit.free_gib < 0 ? 'over' : 'free')}`;
 }
 
 function headline(asked, reply) {
@@ -110,10 +128,9 @@ function subtitle(reply) {
 
 function verdict(fit) {
   if (!fit) return make('p', { class: 'verdict none' }, say('no_card'));
-  const room = fit.fits ? `${memory(fit.free_gib * GIB)} ${say('free')}` : fit.free_gib < 0 ? `${memory(-fit.free_gib * GIB)} ${say('over')}` : '';
   const card = `${fit.gpu_count > 1 ? `${count(fit.gpu_count)} × ` : ''}${fit.gpu ?? gib(fit.gpu_memory_gib)}`;
   return make('p', { class: `verdict ${fit.fits ? 'yes' : 'no'}` }, make('span', { 'aria-hidden': 'true' }, fit.fits ? '✓ ' : '✗ '),
-    make('strong', {}, say(fit.fits ? 'fits_on' : 'full_on', { card })), room ? ` · ${room}` : '');
+    make('strong', {}, say(fit.fits ? 'fits_on' : 'full_on', { card })), room(fit) ? ` · ${room(fit)}` : '');
 }
 
 // How far the card goes.
@@ -247,18 +264,7 @@ function showGrid() {
 
 const SPLITS = ['tensor_parallel', 'pipeline_parallel', 'data_parallel', 'expert_parallel', 'context_parallel', 'zero_stage'];
 
-let searched = false; // a search among training recipes takes long: it begins when the reader says so
-
 function showCards() {
-  if (shown.asked.calculation_type === 'training' && !searched) {
-    section('cards', say('cards_title'), make('div', { class: 'actions' }, make('button', { type: 'button', onclick: () => {
-      searched = true;
-      at('cards').setAttribute('aria-busy', 'true');
-      showCards();
-    } }, say('find_gpus'))));
-    return;
-  }
-  searched = false;
   const question = without('gpu', 'gpu_memory_gib', 'gpu_count');
   drawn('cards', FIT, cardsAsks, question, (found) => {
     const take = (row) => {

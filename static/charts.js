@@ -21,23 +21,23 @@ export function partsOf(reply, bytes = reply.memory_bytes) {
 
 // ------------------------------------------------------------------ bar
 
-// Parts stacked against a capacity in bytes (0: none). `light` is told which part is looked at; the bar is at least
-// `least` bytes wide, so that several have one scale.
-export function bar(parts, capacity, light, least = 0) {
+// Parts stacked against a capacity in bytes (0: none), and the share of it that an engine may use. `light` is told
+// which part is looked at; the bar is at least `least` bytes wide, so that several have one scale.
+export function bar(parts, capacity, { light, least = 0, share = 0, room = '' } = {}) {
   const whole = parts.reduce((sum, part) => sum + part.size, 0);
   const width = Math.max(whole, capacity, least) || 1;
   const title = `${say('total_title')}: ${memory(whole)}${capacity ? ` ${say('of')} ${memory(capacity)}` : ''}`;
   const strip = make('div', { class: 'bar', role: 'group', 'aria-label': title });
   for (const part of parts.filter((each) => each.size)) {
-    const share = part.size / width;
+    const wide = part.size / width;
     const words = `${say(part.name)}: ${memory(part.size)}`;
     const look = () => light?.(part.name);
     const away = () => light?.(null);
     const piece = make('button', {
       type: 'button', class: `piece c${part.colour}`, title: [words, part.formula].filter(Boolean).join('\n'), 'aria-label': [words, part.formula].filter(Boolean).join('. '),
       onmouseenter: look, onfocus: look, onmouseleave: away, onblur: away,
-    }, share > 0.14 ? make('span', {}, say(part.name)) : '');
-    piece.style.flexBasis = `${100 * share}%`;
+    }, wide > 0.14 ? make('span', {}, say(part.name)) : '');
+    piece.style.flexBasis = `${100 * wide}%`;
     strip.append(piece);
   }
   const frame = make('div', { class: 'bar-frame' }, strip);
@@ -46,8 +46,11 @@ export function bar(parts, capacity, light, least = 0) {
     limit.style.left = `${(100 * capacity) / width}%`;
     frame.append(limit);
   }
-  const free = capacity - whole;
-  const room = capacity ? `${memory(Math.abs(free))} ${say(free < 0 ? 'over' : 'free')}` : '';
+  if (share) {
+    const line = make('div', { class: 'share' });
+    line.style.left = `${(100 * share) / width}%`;
+    frame.append(line);
+  }
   frame.append(make('div', { class: 'scale' }, make('span', {}, memory(whole)), make('span', {}, room), make('span', {}, capacity ? `${say('limit')} ${memory(capacity)}` : '')));
   return frame;
 }

@@ -53,7 +53,7 @@ function column(asked, answer, { widest, first }, { away, open }) {
   const title = titleOf(asked);
   const buttons = make('div', { class: 'actions' }, make('button', { type: 'button', 'aria-label': `${say('load')}: ${title}`, onclick: open }, say('load')),
     make('button', { type: 'button', 'aria-label': `${say('remove')}: ${title}`, onclick: away }, say('remove')));
-  if (answer instanceof Error) return make('article', {}, make('h3', {}, title), make('p', { class: 'fault' }, answer.message), buttons);
+  if (answer instanceof Error) return make('article', {}, make('h3', {}, title), make('p', { class: 'fault' }, answer.message), Array.from({ length: 5 }, () => make('span')), buttons);
   const size = total(answer.memory_bytes);
   const used = answer.parameters ?? {};
   const percent = new Intl.NumberFormat(navigator.language, { style: 'percent', maximumFractionDigits: 1, signDisplay: 'exceptZero' });
@@ -62,7 +62,7 @@ function column(asked, answer, { widest, first }, { away, open }) {
     make('p', { class: 'hint' }, `${say(asked.calculation_type)} · ${count(used.batch_size)} × ${count(used.sequence_length)} ${say('tokens')}`),
     make('div', { class: 'big', 'data-bytes': size }, memory(size)),
     make('p', { class: 'hint' }, first ? `${percent.format(size / first - 1)} ${say('difference')}` : say('first')),
-    bar(partsOf(answer), 0, null, Math.max(widest, 1)),
+    bar(partsOf(answer), 0, { least: widest }),
     make('ul', { class: 'parts' }, partsOf(answer).filter((part) => part.size).map((part) => make('li', {}, make('span', { class: `swatch c${part.colour}` }), make('span', {}, say(part.name)), make('span', { class: 'figure' }, memory(part.size))))),
-    limit ? make('p', { class: `verdict ${answer.fit.fits ? 'yes' : 'no'}` }, `${answer.fit.fits ? '✓' : '✗'} ${say(answer.fit.fits ? 'fits' : 'full')}`) : null, buttons);
+    limit ? make('p', { class: `verdict ${answer.fit.fits ? 'yes' : 'no'}` }, `${answer.fit.fits ? '✓' : '✗'} ${say(answer.fit.fits ? 'fits' : 'full')}`) : make('span', {}), buttons);
 }

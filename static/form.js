@@ -215,7 +215,7 @@ function numberField(field) {
   const assumed = field.fallback ?? fallback(field.name);
   return frame(field, make('input', {
     type: 'number', min: field.least ?? 0, step: field.step ?? 1, inputmode: 'decimal', value: get(field.name) ?? '',
-    placeholder: typeof assumed === 'number' ? assumed : say('automatic'),
+    placeholder: typeof assumed === 'number' ? assumed : say(SIZES.includes(field.name) ? 'required' : 'automatic'),
     oninput: (event) => set(field.name, event.target.value === '' ? undefined : Number(event.target.value)),
   }));
 }
@@ -239,7 +239,7 @@ const option = (value, chosen, text) => make('option', { value, selected: chosen
 
 function choiceField(field) {
   const assumed = field.fallback ?? fallback(field.name);
-  const empty = assumed !== undefined ? `${say('automatic')} (${assumed})` : say(field.none ? 'none' : 'automatic');
+  const empty = assumed !== undefined ? `${assumed} (${say('automatic')})` : say(field.none ? 'none' : 'automatic');
   const list = make('select', { 'data-assumes': field.none ? null : 'automatic', onchange: (event) => {
     set(field.name, event.target.value === '' ? undefined : JSON.parse(event.target.value));
   } }, option('', false, empty), field.choices().map((name) => option(JSON.stringify(name), name === get(field.name), String(name))));
@@ -381,7 +381,7 @@ export function assume(form, used) {
     const value = field.name === 'format' ? used.quantization ?? used.precision : field.name.split('.').reduce((inside, step) => inside?.[step], used);
     if (value === undefined || value === null || typeof value === 'object') continue;
     const list = box.querySelector('select[data-assumes]');
-    if (list) list.options[0].textContent = `${say(list.dataset.assumes)} (${value})`;
+    if (list) list.options[0].textContent = `${value} (${say(list.dataset.assumes)})`;
     const input = box.querySelector('input[type=number], input[type=text]:not([role])');
     if (input && !box.classList.contains('slider')) input.placeholder = String(value);
   }
@@ -398,8 +398,8 @@ export function clearFaults(form) {
   for (const input of form.querySelectorAll('[aria-invalid]')) input.removeAttribute('aria-invalid');
 }
 
-// Puts a message at its field; false if no field shows it.
-export function putFault(form, path, message) {
+// Puts a message at its field, and names to take instead; false if no field shows it.
+export function putFault(form, path, message, instead = [], take = null) {
   const boxes = [...form.querySelectorAll('[data-field]')].filter((box) => !box.hidden);
   const inside = (box) => path.startsWith(`${box.dataset.field}.`) || path.startsWith(`${box.dataset.field}[`);
   const box = boxes.find((each) => each.dataset.field === path)
@@ -411,6 +411,7 @@ export function putFault(form, path, message) {
   box.dataset.fault = '';
   line.hidden = false;
   line.textContent = line.textContent ? `${line.textContent} ${text}` : text;
+  line.append(...instead.map((name) => make('button', { type: 'button', class: 'small', onclick: () => take(name) }, name)));
   box.querySelector('input:not([type=range]), select, textarea')?.setAttribute('aria-invalid', 'true');
   const closed = box.closest('details');
   if (closed) closed.open = true;

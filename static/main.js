@@ -75,10 +75,14 @@ function explain(fault) {
     note(say('failed', { why: fault.message }), true);
     return;
   }
-  const model = [fault.message, fault.suggestions.join(', ')].filter(Boolean).join(': ');
-  const details = fault.details.length ? fault.details : [{ field: fault.status === 404 ? 'model_name' : '', message: model }];
-  const left = details.filter((each) => !putFault(form, each.field, each.message));
-  note(left.map((each) => (each.field ? `${each.field}: ${each.message}` : each.message)).join(' '), true);
+  const take = (name) => {
+    state.fields.model_name = name;
+    changed(true);
+  };
+  const details = fault.details.length ? fault.details : [{ field: fault.status === 404 ? 'model_name' : '', message: fault.message }];
+  const left = details.filter((each) => !putFault(form, each.field, each.message, fault.suggestions, take));
+  const words = left.map((each) => (each.field ? `${each.field}: ${each.message}` : each.message)).join(' ');
+  note(words || say(shown ? 'marked_still' : 'marked'), true);
 }
 
 function note(text = '', bad = false) {

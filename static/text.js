@@ -8,6 +8,8 @@ const ENGLISH = {
   pick_bundled: 'Choose a model to begin.', pick_config: "Paste a model's config.json to begin.",
   pick_sizes: 'Give billions of parameters, hidden size, layers and attention heads to begin.',
 
+  marked: 'See the marked field.', marked_still: 'See the marked field. Below is the last answer.', required: 'required',
+
   // groups of the question
   calculation_type: 'Calculate', inference: 'Inference', training: 'Training', model: 'Model', workload: 'Workload',
   storage: 'Number formats', serving: 'Engine', recipe: 'Recipe', card: 'GPU', sharding: 'Parallelism', more: 'More',
@@ -44,6 +46,8 @@ const ENGLISH = {
   per_gpu: 'Fullest GPU', whole: 'All GPUs', fits: 'fits', full: 'does not fit', fits_on: 'Fits on {card}',
   full_on: 'Does not fit on {card}', no_card: 'Choose a GPU to see whether it fits', free: 'free', over: 'too much',
   of: 'of', limit: 'GPU memory', max_length: 'Longest context', max_batch: 'Most sequences', min_gpus: 'Fewest GPUs',
+  outside: 'Driver and allocator', driver_context_gib: 'driver context', fragmentation_gib: 'fragmentation',
+  communication_gib: 'communication', engine_share: 'The engine may use {size} (dashed line).',
   part: 'Part', size: 'Size', share_of: 'Share', formula: 'How it is computed', range: '{low} to {high}',
   reserved: '{size} of cache is set aside, {need} is needed.', report: 'What the engine prints when it starts',
   stages: 'Pipeline stages', stage: 'Stage {count}', suggestions: 'What would help', saves: 'saves {size}', use: 'Use',
@@ -52,7 +56,7 @@ const ENGLISH = {
   curve_title: 'Memory over context', crosses: 'fits up to {count} tokens', point: 'Point at the curve to read it.',
   grid_title: 'Context × sequences', cards_title: 'GPUs that hold it', cards_order: '{count} GPUs, least memory first.',
   needed: 'Needed', split: 'Split', used_each: 'Used on each', room_left: 'Free on each',
-  find_gpus: 'Find them', no_gpu: 'No number of GPUs in the catalogue holds this.',
+  no_gpu: 'No number of GPUs in the catalogue holds this.',
 
   // side by side, share
   compare_title: 'Side by side', compare_empty: 'Add this answer, change something, add that one: up to four.',
@@ -67,6 +71,8 @@ const CHINESE = {
   failed: '服务没有应答：{why}', bad_json: '不是合法的 JSON：{why}',
   pick_bundled: '请先选择模型。', pick_config: '请先粘贴模型的 config.json。',
   pick_sizes: '请先填写参数量（十亿）、隐藏维度、层数和注意力头数。',
+
+  marked: '请看标出的字段。', marked_still: '请看标出的字段。下面是上一次的结果。', required: '必填',
 
   calculation_type: '计算类型', inference: '推理', training: '训练', model: '模型', workload: '负载',
   storage: '数值格式', serving: '推理引擎', recipe: '训练配方', card: '显卡', sharding: '并行', more: '更多',
@@ -100,6 +106,8 @@ const CHINESE = {
   per_gpu: '最满的一张卡', whole: '全部显卡', fits: '放得下', full: '放不下', fits_on: '{card} 放得下',
   full_on: '{card} 放不下', no_card: '选择显卡，看看能否放下', free: '空闲', over: '超出',
   of: '/', limit: '显存上限', max_length: '最长上下文', max_batch: '最多并发', min_gpus: '最少显卡',
+  outside: '驱动与分配器', driver_context_gib: '驱动上下文', fragmentation_gib: '碎片', communication_gib: '通信',
+  engine_share: '引擎最多使用 {size}（虚线）。',
   part: '部分', size: '大小', share_of: '占比', formula: '计算方式', range: '{low} 至 {high}',
   reserved: '缓存预留 {size}，实际需要 {need}。', report: '引擎启动时的输出',
   stages: '流水线各阶段', stage: '第 {count} 阶段', suggestions: '可以这样改', saves: '节省 {size}', use: '采用',
@@ -108,7 +116,7 @@ const CHINESE = {
   curve_title: '显存随上下文的变化', crosses: '最多放下 {count} 词元', point: '将指针移到曲线上查看数值。',
   grid_title: '上下文 × 并发', cards_title: '放得下的显卡', cards_order: '{count} 种显卡，按总显存从小到大。',
   needed: '数量', split: '切分', used_each: '每卡占用', room_left: '每卡空闲',
-  find_gpus: '查找', no_gpu: '目录中的显卡，无论多少张都放不下。',
+  no_gpu: '目录中的显卡，无论多少张都放不下。',
 
   compare_title: '并排比较', compare_empty: '加入当前结果，改动条件，再加入：最多四个。',
   add: '加入比较', remove: '移除', load: '打开', first: '第一项', difference: '与第一项相比',

@@ -295,13 +295,16 @@ def test_a_broken_field_has_its_message_beside_it(visit, ask):
     assert not line.is_visible()
 
 
-def test_an_unknown_model_is_named_with_the_nearest(visit):
+def test_an_unknown_model_is_named_with_the_nearest(visit, ask):
     page = visit(link(fields={"model_name": "Qwen3-8B"}))
     field(page, "model_name").fill("Qwen3-9BB")
     page.keyboard.press("Tab")
     line = fault(page, "model_name")
     line.wait_for()
-    assert "not found" in line.inner_text() and "Qwen3-8B" in line.inner_text()
+    assert "not found" in line.inner_text() and "marked field" in page.inner_text("#status")
+    line.get_by_role("button", name="Qwen3-8B", exact=True).click()
+    becomes(page, ask({"model_name": "Qwen3-8B"}))
+    assert not fault(page, "model_name").is_visible()
 
 
 def test_what_is_no_json_is_said_at_the_config(visit):

@@ -53,6 +53,7 @@ class Model:
     biases       score matrices that all layers add, without a batch: (name, heads)
     holds_outputs whether attention weights that a layer hands back live until the next is through
     held_embedding  whether the forward pass holds the embedding's output while the layers run
+    streams      hidden states side by side that each layer is handed (Gemma 3n)
     inputs       what the embedding makes for all layers beside the hidden states: (name, elements a token)
     last_token_from  the first layer that a prefill runs for the last token alone, where only its logits are wanted:
                  from there on layers take keys and values of earlier ones (Gemma 4)
@@ -85,6 +86,7 @@ class Model:
     unmasked: bool = False
     biases: tuple[tuple[str, int], ...] = ()
     holds_outputs: bool = False
+    streams: int = 1
     inputs: tuple[tuple[str, int], ...] = ()
     last_token_from: int | None = None
     wide_residual: bool = False

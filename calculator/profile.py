@@ -129,7 +129,7 @@ class EndTrace:
 def _tail(model: Model, mode: Mode, keep_logits: bool, loss_kind: str, compiled: bool) -> EndTrace:
     tape = Tape(mode)
     head = model.head
-    x = tape.new(scaled(TOKENS, model.hidden), FLOAT if model.wide_residual else mode.hidden)
+    x = tape.new(scaled(TOKENS, model.hidden * model.streams), FLOAT if model.wide_residual else mode.hidden)
     entry = Node((), [], lambda tape, grads, node: [])
     x.node = entry
     tape.moments = [tape.live]
@@ -213,17 +213,16 @@ def _embedding(model: Model, mode: Mode, asked: bool = False) -> Start:
     beside = less(less(with_held, saved), whole)
     if not model.held_embedding:
         beside = output = SILENCE
-    if not mode.training or not isinstance(node, Node):
+    if not mode.training or not any(isinstance(maker, Node) for maker in (node, *(each[0] for each in aside))):
         return Start(Trace(forward, saved), beside, output, asks)
     returned = SILENCE
     for maker, index, elements, kind in aside:
         if isinstance(maker, Node):
             maker.buffer[index] = tape.new(elements, kind)
             returned = together(returned, scaled(elements, WIDTH[kind]))
-    del aside
-    maker = None
     tape.moments = []
-    node.buffer[0] = tape.new(size, dtype)
+    if isinstance(node, Node):
+        node.buffer[0] = tape.new(size, dtype)
     tape.run()
     moments = list(tape.moments)
     # the sum with the head's gradient of the table is a tensor of its own, unless autocast has just copied that gradient
@@ -334,7 +333,7 @@ def step_profile(model: Model, mode: Mode, course: Course) -> Profile:
     mode = settled(model, mode)
     shared = shared_tables(model, mode)
     run = RUNS[course.checkpointing]
-    width, dtype = model.hidden, mode.hidden
+    width, dtype = model.hidden * model.streams, mode.hidden
     begin, end = course.layers or (0, len(model.layers))
     first, last_stage = begin == 0, end == len(model.layers)
     # peft and transformers ask the embedding's output for a gradient where layers are checkpointed
@@ -451,7 +450,7 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
     """One prefill or one decode step, as the mode says."""
     mode = settled(model, mode)
     shared = shared_tables(model, mode)
-    width, dtype = model.hidden, mode.hidden
+    width, dtype = model.hidden * model.streams, mode.hidden
     rows = mode.queries
     start = _embedding(model, mode)
     held = together(_bytes(shared), start.beside)

@@ -80,7 +80,7 @@ def kept(layer: Any, model: Model, mode: Mode | None = None) -> tuple[Kept, ...]
     tape = _NamingTape(mode)
     for name, elements, dtype in shared_tables(model, mode):
         tape.shared[name] = Value(elements, dtype, None)
-    x = tape.new(scaled(mode.queries, model.hidden), mode.hidden)
+    x = tape.new(scaled(mode.queries, model.hidden * model.streams), mode.hidden)
     x.node = Node((), [], lambda tape, grads, node: [])
     y = layer.forward(tape, x)
     made = []

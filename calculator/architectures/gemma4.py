@@ -1,10 +1,18 @@
-"""Gemma 4: local and global layers of different heads, embeddings for every layer, keys and values handed down."""
+"""Gemma 3n and 4: local and global layers of different heads, embeddings for every layer, keys and values shared."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ..errors import InvalidConfig
+from ..layers.altup import (
+    AlternatingBlock,
+    AlternatingUpdates,
+    LearnedResidual,
+    StreamsEmbedding,
+    StreamsHead,
+    TopFeedForward,
+)
 from ..layers.blocks import Block
 from ..layers.ends import Embedding, Head
 from ..layers.experts import Experts
@@ -13,6 +21,7 @@ from ..layers.gemma import BesideMixture, GemmaBlock, NormedAttention, PerLayerE
 from ..layers.mixtures import NormedRouter
 from ..layers.towers import layer_norm, matrix, table, times
 from ..model import Model, Tower
+from .experts import stack
 from .fields import Fields
 from .linear_attention import completed, text_of
 from .llama import finish
@@ -168,6 +177,97 @@ def per_layer_embedding(
     )
 
 
+def gemma3n_text(fields: Fields, name: str | None) -> Model:
+    """The text layers of Gemma 3n: several hidden states, learned residuals, sparse gates in the first layers."""
+    hidden, count = fields.size("hidden_size", default=2048), fields.size("num_hidden_layers", default=35)
+    heads = fields.size("num_attention_heads", default=8)
+    kv_heads, head_dim = fields.size("num_key_value_heads", default=2), fields.size("head_dim", default=256)
+    fields.divides(heads, kv_heads, ("num_attention_heads", "num_key_value_heads"))
+    kinds = local_and_global(fields, count, every=5)
+    first = first_shared(fields, kinds, default=15)
+    activation = fields.text("hidden_activation", default="gelu_pytorch_tanh")
+    own = PerLayerInput(
+        hidden,
+        fields.size("hidden_size_per_layer_input", default=256),
+        count,
+        activation,
+        PowerRMSNorm(hidden, "post_per_layer_input_norm"),
+    )
+    streams = fields.size("altup_num_inputs", default=4, most=64)
+    updates = AlternatingUpdates(
+        hidden,
+        streams,
+        PowerRMSNorm(hidden, "altup.router_norm"),
+        fields.flag("altup_correct_scale", default=True),
+        "altup_coef_clip" not in fields.values or fields.has("altup_coef_clip"),
+    )
+    learned = LearnedResidual(
+        hidden, fields.size("laurel_rank", default=64), PowerRMSNorm(hidden, "laurel.post_laurel_norm")
+    )
+    bias = fields.flag("attention_bias")
+    window = fields.size("sliding_window", default=512)
+
+    def make(key: tuple[str, bool, int, bool]) -> Block:
+        kind, shared, wide, sparse = key
+        attention = NormedAttention(
+            hidden,
+            heads,
+            kv_heads,
+            head_dim,
+            bias=bias,
+            output_bias=bias,
+            query_norm=PowerRMSNorm(head_dim, "q_norm"),
+            key_norm=PowerRMSNorm(head_dim, "k_norm"),
+            value_norm=PowerRMSNorm(head_dim, "v_norm", affine=False),
+            window=window if kind == LOCAL else None,
+            shared=shared,
+            tables=("cos", "sin") if kind == LOCAL else ("cos_global", "sin_global"),
+        )
+        feed_forward = (TopFeedForward if sparse else GatedFeedForward)(hidden, wide, activation)
+        return AlternatingBlock(attention, feed_forward, _norms(hidden), updates, learned, own)
+
+    widths, sparse = _widths(fields, count), _sparse(fields, count)
+    layers = stack([(kinds[i], i >= first, widths[i], sparse[i]) for i in range(count)], make)
+    vocabulary = fields.size("vocab_size", default=262_400)
+    tied = fields.flag("tie_word_embeddings", default=True)
+    capped = "final_logit_softcapping" not in fields.values or fields.has("final_logit_softcapping")
+    model = finish(
+        fields,
+        name,
+        StreamsEmbedding(
+            vocabulary,
+            hidden,
+            scaled=True,
+            layer_vocabulary=fields.size("vocab_size_per_layer_input", default=262_144),
+            layer_width=own.width,
+            layers=count,
+            layer_norm=PowerRMSNorm(own.width, "per_layer_projection_norm"),
+            in_place=True,
+            streams=streams,
+        ),
+        layers,
+        StreamsHead(vocabulary, hidden, tied, PowerRMSNorm(hidden, "norm"), softcap=capped, streams=streams),
+        tables=tuple((name, head_dim) for name in ("cos", "sin", "cos_global", "sin_global")),
+    )
+    return replace(model, inputs=(("per_layer", own.width * count),), streams=streams)
+
+
+def _widths(fields: Fields, count: int) -> list[int]:
+    """`intermediate_size` is a figure for all layers or a list of one for each."""
+    if not isinstance(fields.values.get("intermediate_size"), list):
+        return [fields.size("intermediate_size", default=16_384)] * count
+    listed = fields.items("intermediate_size", length=count) or []
+    return [Fields({"intermediate_size": each}, fields.path).size("intermediate_size") for each in listed]
+
+
+def _sparse(fields: Fields, count: int) -> list[bool]:
+    """Whether a layer's gate is sparse: `activation_sparsity_pattern`, or the first ten of more than ten layers."""
+    listed = fields.items("activation_sparsity_pattern", length=count)
+    if listed is None:
+        return [index < 10 and count > 10 for index in range(count)]
+    return [isinstance(each, (int, float)) and each > 0 for each in listed]
+
+
 def gemma4_vision(fields: Fields, text_width: int) -> Tower:
     """The vision tower: patches, a table of positions for each axis, blocks like the text's, and a projection."""
     width, wide = fields.size("hidden_size", default=768), fields.size("intermediate_size", default=3072)
@@ -212,6 +312,7 @@ def gemma4(fields: Fields, name: str | None) -> Model:
 
 
 READERS: dict[str, Reader] = {
+    "gemma3n_text": gemma3n_text,
     "gemma4": gemma4,
     "gemma4_text": gemma4_text,
 }

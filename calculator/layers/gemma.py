@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..tape import FLOAT, Leaf, Size, Tape, Value, scaled
+from ..tape import FLOAT, Leaf, Size, Storage, Tape, Value, scaled
 from ..tensors import Cut, Tensor
 from .attention import Attention, attend, kept_rows, remember, rotated
 from .blocks import Block
@@ -32,9 +32,9 @@ class PowerRMSNorm(Norm):
         return tape.cast(y, dtype)
 
 
-def handed_down(tape: Tape, elements: Size, dtype: str, trained: bool) -> Value:
-    """Something another layer made and holds: its gradient goes back there."""
-    return Value(elements, dtype, None, Leaf(0, dtype, borrowed=True) if trained and tape.recording else None)
+def handed_down(tape: Tape, elements: Size, dtype: str, trained: bool, storage: Storage | None = None) -> Value:
+    """Something another layer or the model made and holds: its gradient goes back there."""
+    return Value(elements, dtype, storage, Leaf(0, dtype, borrowed=True) if trained and tape.recording else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class PerLayerInput:
         adapter = tape.mode.adapter
         trained = not tape.mode.frozen or (adapter is not None and adapter.takes("per_layer_model_projection"))
         every = tape.shared["per_layer"]
-        every = handed_down(tape, every.elements, every.dtype, trained)
+        every = handed_down(tape, every.elements, every.dtype, trained, every.storage)
         own = tape.slice(every, scaled(rows, self.width))
         x = tape.multiply(x, own)
         x = tape.linear(x, self.width, self.hidden, module="per_layer_projection")

@@ -228,3 +228,9 @@ def test_a_hybrid_takes_pages_as_its_log_says():
     reserved = estimate.phases[1].bytes_of("kv_cache")
     assert reserved == 71 * 12 * 16 * 784 * 4096
     assert reserved * 71.42 / 71 / GIB == pytest.approx(41.03, abs=0.05)
+
+
+def test_a_small_share_that_holds_the_weights_is_of_a_large_gpu():
+    # 15 GiB in 20 % of a GPU: it has 75 GiB or more
+    assert at(options={"gpu_memory_utilization": 0.2}).engine_report["non_torch_gib"] == 0.25
+    assert at().engine_report["non_torch_gib"] == 0.05

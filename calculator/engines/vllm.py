@@ -35,9 +35,9 @@ PROGRAMS = 132  # one for each multiprocessor of an H100
 IDS = 3 * 8  # token ids, positions, slots: int64 for each token of a step
 
 LARGE_GPU = 70 * GIB
+SMALL_GPU = 48 * GIB
 GRAPH = Measured(350_000, 200_000, 900_000, "14 logs of vLLM 0.9 to 0.26, graph memory ÷ (sizes × (layers + 1))")
 GRAPH_V0 = Measured(200_000, 100_000, 900_000, "a log of the V0 engine: 35 graphs of 40 layers took 0.27 GiB")
-OUTSIDE = Measured(80 * MIB, 20 * MIB, 350 * MIB, "logs on one GPU: 0.02 to 0.33 GiB outside torch")
 OUTSIDE_SMALL = Measured(50 * MIB, 20 * MIB, 130 * MIB, "5 logs on GPUs of 12 to 32 GB: 0.02 to 0.12 GiB outside torch")
 OUTSIDE_LARGE = Measured(260 * MIB, 180 * MIB, 350 * MIB, "5 logs on A100 and H100: 0.18 to 0.33 GiB outside torch")
 OUTSIDE_MANY = Measured(300 * MIB, 130 * MIB, 3600 * MIB, "8 logs on 2 to 8 GPUs: mostly 0.13 to 0.73 GiB, once 3.6")
@@ -182,15 +182,17 @@ def graphs(question: Question, stage: int) -> Measured:
     return Measured(times * each.expected, times * each.low, times * each.high, each.source)
 
 
-def outside(question: Question) -> Measured:
-    """Memory that the engine takes outside torch's allocator."""
-    placement = question.placement
+def outside(question: Question, held: int) -> Measured:
+    """Memory that the engine takes outside torch's allocator. Where no GPU is named, what is seen on the smallest kind
+    whose share holds these weights and activations, with the range of all."""
+    placement, gpu = question.placement, question.setup.gpu
     if placement.gpus > placement.data or placement.joined:
         return OUTSIDE_MANY
-    gpu = question.setup.gpu
-    if gpu is None:
-        return OUTSIDE
-    return OUTSIDE_LARGE if gpu.memory >= LARGE_GPU else OUTSIDE_SMALL
+    if gpu is not None:
+        return OUTSIDE_LARGE if gpu.memory >= LARGE_GPU else OUTSIDE_SMALL
+    least = held / float(question.options.get("gpu_memory_utilization") or 0.9)
+    kind = OUTSIDE_LARGE if least > SMALL_GPU else OUTSIDE_SMALL
+    return replace(kind, low=OUTSIDE_SMALL.low, high=OUTSIDE_LARGE.high)
 
 
 def share(question: Question, stage: int) -> Share:
@@ -210,7 +212,7 @@ def share(question: Question, stage: int) -> Share:
         activation * low // 100,
         activation * high // 100,
     )
-    captured, beside = graphs(question, stage), outside(question)
+    captured, beside = graphs(question, stage), outside(question, weights + activation)
     overhead = Part(
         "runtime_overhead",
         CONTEXT.expected + captured.expected + beside.expected,
@@ -243,7 +245,8 @@ def pool(question: Question, held: Share) -> Pool:
     assert gpu is not None
     limit = int(visible(gpu) * float(question.options["gpu_memory_utilization"] or 0.9))
     stage = 0 if question.placement.pipeline == 1 else question.placement.pipeline - 1
-    taken = held.weights.bytes + held.activations[0].bytes + outside(question).expected
+    taken = held.weights.bytes + held.activations[0].bytes
+    taken += outside(question, taken).expected
     if question.since(0, 21):
         taken += graphs(question, stage).expected
     return Pool(limit, limit - taken, held.cache[1].bytes)
@@ -272,7 +275,7 @@ def report(question: Question, shares: tuple[Share, ...]) -> dict[str, Any]:
     said: dict[str, Any] = {
         "model_weights_gib": round(held.weights.bytes / GIB, 4),
         "activation_gib": round(max(each.activations[0].bytes for each in shares) / GIB, 2),
-        "non_torch_gib": round(outside(question).expected / GIB, 2),
+        "non_torch_gib": round(outside(question, held.weights.bytes + held.activations[0].bytes).expected / GIB, 2),
         "cuda_graph_gib": round(graphs(question, fullest).expected / GIB, 2),
     }
     if question.setup.gpu is None:

@@ -95,31 +95,42 @@ class Model:
     def tensors(self) -> Iterator[Tensor]:
         """Every stored tensor inside the count, layer by layer."""
         yield from self.embedding.tensors()
+        made: dict[int, tuple[Tensor, ...]] = {}  # equal layers are mostly one object
         for layer in self.layers:
-            yield from layer.tensors()
+            if id(layer) not in made:
+                made[id(layer)] = layer.tensors()
+            yield from made[id(layer)]
         yield from self.head.tensors()
         for tower in self.towers:
             yield from tower.tensors()
 
+    def counted(self) -> Iterator[tuple[Tensor, int]]:
+        """The same, those of equal layers once, with how many such layers there are."""
+        ends = [*self.embedding.tensors(), *self.head.tensors()]
+        for tensor in ends + [each for tower in self.towers for each in tower.tensors()]:
+            yield tensor, 1
+        for layer, count in self.distinct.items():
+            for tensor in layer.tensors():
+                yield tensor, count
+
     def components(self) -> dict[str, int]:
         """Parameters by component; they add up to `parameters`."""
         counts = dict.fromkeys(COMPONENTS, 0)
-        for tensor in self.tensors():
-            counts[tensor.component] += tensor.elements
+        for tensor, count in self.counted():
+            counts[tensor.component] += count * tensor.elements
         return counts
 
     @cached_property
     def parameters(self) -> int:
         """Parameters of the loaded model: unique tensors, no multi-token-prediction layers."""
-        return self.stated if self.stated is not None else sum(tensor.elements for tensor in self.tensors())
+        return self.stated if self.stated is not None else sum(each.elements * count for each, count in self.counted())
 
     @cached_property
     def active_parameters(self) -> int:
         """Parameters that one token's forward pass touches: routed experts by their share, embedding and head
         included."""
-        routed = sum(tensor.elements for tensor in self.tensors() if tensor.experts)
-        used = sum(tensor.active for tensor in self.tensors() if tensor.experts)
-        return self.parameters - routed + used
+        idle = sum((each.elements - each.active) * count for each, count in self.counted() if each.experts)
+        return self.parameters - idle
 
     @cached_property
     def speculative_parameters(self) -> int:

@@ -5,16 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from calculator.architectures import READERS
+from calculator.checkpoints import recipe_of
 from calculator.errors import UnknownModel
 from calculator.library import MODELS, Entry, library, read_library
 
 ENTRIES = library().entries
-
-# Models whose count is not that of their layers, one by one with the reason.
-NOT_EXACT: dict[str, str] = {
-    "Kimi-K3": "no published model class: the count is that of the checkpoint",
-}
 
 
 def test_every_file_is_read() -> None:
@@ -24,14 +19,19 @@ def test_every_file_is_read() -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
 def test_a_model_counts_to_its_published_parameters(entry: Entry) -> None:
-    if entry.model_type not in READERS:
-        pytest.skip(f"no reader yet for {entry.model_type}")
-    if entry.name in NOT_EXACT:
-        assert entry.model.parameters != entry.parameter_count, "exact by now: take it off the list"
-        return
     assert entry.model.parameters == entry.parameter_count
     assert sum(entry.model.components().values()) == entry.parameter_count
     assert entry.model.active_parameters <= entry.parameter_count
+
+
+UPLOADS = [hub_id for entry in ENTRIES for hub_id in entry.quantized or {}]
+
+
+@pytest.mark.parametrize("hub_id", UPLOADS)
+def test_the_format_of_a_quantized_upload_is_read(hub_id: str) -> None:
+    model = library().get(hub_id)[0].model
+    assert model.quantization is not None
+    recipe_of(model.quantization, model.config)
 
 
 def test_order_is_by_family_then_size() -> None:

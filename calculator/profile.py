@@ -225,8 +225,8 @@ def _embedding(model: Model, mode: Mode, asked: bool = False) -> Start:
         node.buffer[0] = tape.new(size, dtype)
     tape.run()
     moments = list(tape.moments)
-    # the sum with the head's gradient of the table is a tensor of its own, unless autocast has just copied that gradient
-    if model.head.tied and not (mode.autocast and mode.weights == FLOAT):
+    # the sum with the head's gradient of the table is a tensor of its own, unless autocast has just made that one
+    if model.head.tied and not mode.frozen and not (mode.autocast and mode.weights == FLOAT):
         moments.append(together(tape.live, (0, 0, 0, 0, 0, 0, _table(model, mode))))
     del node
     gradients = together(SILENCE, *(storage.bytes for storage in tape.gradients))

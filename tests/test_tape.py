@@ -160,3 +160,11 @@ def test_under_autocast_the_two_gradients_of_a_tied_table_are_summed_in_place() 
     table = 20_000 * 384 * 4
     others = 4 * model.parameters - table
     assert profile.need("backward", 1, 4) == others + 2 * table + 4 * 384 * 4
+
+
+def test_adapters_on_a_model_with_a_tied_table_make_no_gradient_of_it() -> None:
+    # dropout after the embedding gives its output a gradient of its own under checkpointing, but the table is frozen
+    sizes = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 50_000}
+    model = read_model({"model_type": "gpt2", **sizes})
+    mode = Mode(one=True, frozen=True, adapter=Adapter(8, ("all-linear",), FLOAT))
+    assert training_profile(model, mode, "full").need("backward", 1, 4) < 50_000 * 64

@@ -88,12 +88,12 @@ def moments(question: Question, stage: int, elements: tuple[int, int], state: in
     return made[0], made[1]
 
 
-def weights_part(question: Question, size: int) -> Part:
-    """Weights of one GPU, named as the request names them."""
+def weights_part(question: Question, size: int, beside: str = "") -> Part:
+    """Weights of one GPU, named as the request names them; `beside` says what else is in the figure."""
     model, placement = question.model, question.placement
     assert question.setup.precision
     shared = "" if placement.gpus == placement.data else f", one of {placement.gpus // placement.data} GPUs"
-    formula = f"{model.parameters:,} parameters × {spelled(question.recipe, question.setup.precision)}{shared}"
+    formula = f"{model.parameters:,} parameters × {spelled(question.recipe, question.setup.precision)}{shared}{beside}"
     return Part("model_weights", size, formula)
 
 
@@ -129,7 +129,11 @@ def share(question: Question, stage: int, loading: Loading = PLAIN) -> Share:
         first = cache_part(question, early, state)
     return Share(
         placement.tensor * placement.data,
-        weights_part(question, weights_held(model, question.recipe, setup.precision, placement, stage, loading)),
+        weights_part(
+            question,
+            weights_held(model, question.recipe, setup.precision, placement, stage, loading),
+            ", in blocks of torch's allocator" if loading.allocator else "",
+        ),
         (first, cache),
         moments(question, stage, (early, late), state),
         (),

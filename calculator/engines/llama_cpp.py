@@ -293,8 +293,10 @@ def compute_buffer(question: Question, stage: int) -> tuple[int, str]:
 def share(question: Question, stage: int) -> Share:
     """One GPU: offloaded layers with their cells and states, and the graph's buffer."""
     placement = question.placement
-    first, last, _ = on_gpu(question, stage)
-    weights = weights_part(question, weights_on_gpu(question, stage))
+    first, last, with_output = on_gpu(question, stage)
+    output = " and the output" if with_output else ""
+    said = f": {last - first} of {len(question.model.layers)} layers{output}; the table of tokens stays with the CPU"
+    weights = weights_part(question, weights_on_gpu(question, stage), said)
     grown, state = cache_between(question, first, last), states_between(question, first, last)
     grown, state = ceil_div(grown, placement.tensor), ceil_div(state, placement.tensor)
     key, value = question.options["cache_type_k"], question.options["cache_type_v"]

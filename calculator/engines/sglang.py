@@ -132,7 +132,9 @@ def share(question: Question, stage: int) -> Share:
     )
     return Share(
         placement.tensor * placement.data,
-        weights_part(question, weights),
+        weights_part(
+            question, weights, f" in segments of torch's allocator + {2 * tables(question):,} of rotary tables"
+        ),
         (cache, cache),
         (activations, activations),
         (overhead,),

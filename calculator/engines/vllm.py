@@ -223,7 +223,7 @@ def share(question: Question, stage: int) -> Share:
     )
     return Share(
         placement.tensor * placement.data,
-        weights_part(question, weights),
+        weights_part(question, weights, f" in blocks of torch's allocator + {tables(question):,} of rotary tables"),
         (cache, cache),
         (activations, activations),
         (overhead,),

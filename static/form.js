@@ -18,10 +18,13 @@ let options = {};
 let models = [];
 let changed = () => {}; // changed(): a value is new; changed(true): draw the whole form again
 
-export function prepare(allOptions, allModels, onChange) {
+export function prepare(allOptions, onChange) {
   options = allOptions;
-  models = allModels;
   changed = onChange;
+}
+
+export function know(allModels) {
+  models = allModels;
 }
 
 const modelNamed = (name) => models.find((each) => each.name === name || each.hub_id === name);
@@ -205,7 +208,7 @@ function set(name, value) {
 }
 
 const CONTROLS = {
-  model: (field) => modelSearch(models, modelNamed, (input) => frame(field, input, 'wide'), (name) => set('model_name', name)),
+  model: (field) => modelSearch(() => models, modelNamed, (input) => frame(field, input, 'wide'), (name) => set('model_name', name)),
   config: configBox, slider, format: formatChoice, engine_options: engineOptions, version: versionChoice, gpu: gpuChoice, words, check: checkBox,
   text: textField, number: numberField, choice: choiceField,
 };
@@ -411,7 +414,9 @@ export function putFault(form, path, message, instead = [], take = null) {
   box.dataset.fault = '';
   line.hidden = false;
   line.textContent = line.textContent ? `${line.textContent} ${text}` : text;
-  line.append(...instead.map((name) => make('button', { type: 'button', class: 'small', onclick: () => take(name) }, name)));
+  if (instead.length) {
+    line.append(make('span', { class: 'instead' }, instead.map((name) => make('button', { type: 'button', class: 'small', onclick: () => take(name) }, name))));
+  }
   box.querySelector('input:not([type=range]), select, textarea')?.setAttribute('aria-invalid', 'true');
   const closed = box.closest('details');
   if (closed) closed.open = true;

@@ -2,7 +2,7 @@
 
 import { followed, show } from './answer.js';
 import { get, newest, post, Refusal } from './api.js';
-import { applies, assume, clearFaults, draw, prepare, putFault, refresh } from './form.js';
+import { applies, assume, clearFaults, draw, know, prepare, putFault, refresh } from './form.js';
 import { at, make } from './make.js';
 import { body, load, SIZES, state, store } from './state.js';
 import { current, measure, say, speak, units } from './text.js';
@@ -35,6 +35,7 @@ function request() {
   } catch (fault) {
     clearFaults(form);
     putFault(form, 'config', say('bad_json', { why: fault.message }));
+    note(say(shown ? 'marked_still' : 'marked'), true);
     return null;
   }
 }
@@ -155,15 +156,17 @@ async function start() {
   load();
   dress();
   listen();
+  note(say('waiting'));
   try {
-    const [options, listed] = await Promise.all([get('/api/config/options'), get('/api/models')]);
-    prepare(options, listed.models, changed);
+    prepare(await get('/api/config/options'), changed);
+    draw(form);
+    const listed = get('/api/models'); // the answer does not wait for the list
+    await ask();
+    know((await listed).models);
+    refresh(form);
   } catch (fault) {
     note(say('failed', { why: fault.message }), true);
-    return;
   }
-  draw(form);
-  await ask();
 }
 
 start();

@@ -7,7 +7,7 @@ import { count, say, short } from './text.js';
 // `framed` puts the label around it, `choose` takes the name.
 export function modelSearch(models, modelNamed, framed, choose) {
   const input = make('input', { type: 'text', role: 'combobox', 'aria-expanded': 'false', 'aria-controls': 'models', 'aria-autocomplete': 'list',
-    spellcheck: 'false', value: state.fields.model_name ?? '', placeholder: say('search', { count: count(models.length) }) });
+    spellcheck: 'false', value: state.fields.model_name ?? '' });
   const list = make('ul', { class: 'list', role: 'listbox', id: 'models', hidden: true, 'aria-label': say('model_name') });
   const hint = make('p', { class: 'hint' });
   let marked = -1;
@@ -34,8 +34,8 @@ export function modelSearch(models, modelNamed, framed, choose) {
     take(model.name);
   } }, model.name, ' ', make('small', {}, [model.family, model.parameter_count ? short(model.parameter_count) : ''].filter(Boolean).join(' · ')));
   const show = (text) => {
-    found = matching(models, text);
-    list.replaceChildren(...(found.length ? found.map(item) : [make('li', { role: 'option', 'aria-disabled': 'true' }, say('no_match'))]));
+    found = matching(models(), text);
+    list.replaceChildren(...(found.length ? found.map(item) : [make('li', { role: 'option', 'aria-disabled': 'true' }, say(models().length ? 'no_match' : 'waiting'))]));
     list.hidden = false;
     input.setAttribute('aria-expanded', 'true');
     input.removeAttribute('aria-activedescendant');
@@ -71,6 +71,8 @@ export function modelSearch(models, modelNamed, framed, choose) {
   const box = framed(make('div', { class: 'search' }, input, list));
   box.append(hint);
   box.refresh = () => {
+    if (!list.hidden && !found.length) show(input.value);
+    input.placeholder = say('search', { count: count(models().length) });
     const model = modelNamed(state.fields.model_name);
     hint.textContent = model ? [model.hub_id, say('parameters', { count: count(model.parameter_count) }), model.max_context ? say('made_for', { count: count(model.max_context) }) : ''].filter(Boolean).join(' · ') : '';
   };

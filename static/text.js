@@ -8,7 +8,7 @@ const ENGLISH = {
   pick_bundled: 'Choose a model to begin.', pick_config: "Paste a model's config.json to begin.",
   pick_sizes: 'Give billions of parameters, hidden size, layers and attention heads to begin.',
 
-  marked: 'See the marked field.', marked_still: 'See the marked field. Below is the last answer.', required: 'required',
+  waiting: 'Asking the service…', marked: 'See the marked field.', marked_still: 'See the marked field. Below is the last answer.', required: 'required',
 
   // groups of the question
   calculation_type: 'Calculate', inference: 'Inference', training: 'Training', model: 'Model', workload: 'Workload',
@@ -72,7 +72,7 @@ const CHINESE = {
   pick_bundled: '请先选择模型。', pick_config: '请先粘贴模型的 config.json。',
   pick_sizes: '请先填写参数量（十亿）、隐藏维度、层数和注意力头数。',
 
-  marked: '请看标出的字段。', marked_still: '请看标出的字段。下面是上一次的结果。', required: '必填',
+  waiting: '正在询问服务…', marked: '请看标出的字段。', marked_still: '请看标出的字段。下面是上一次的结果。', required: '必填',
 
   calculation_type: '计算类型', inference: '推理', training: '训练', model: '模型', workload: '负载',
   storage: '数值格式', serving: '推理引擎', recipe: '训练配方', card: '显卡', sharding: '并行', more: '更多',

@@ -549,3 +549,15 @@ def test_a_narrow_screen_never_scrolls_sideways(visit, name, language):
         page.evaluate("(each) => document.querySelector(each).scrollIntoView()", section)
         page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_answer_does_not_wait_for_the_list_of_models(visit):
+    page = visit("/docs", ready=None)
+    held = []
+    page.route("**/api/models", lambda route: held.append(route))
+    page.goto(page.url.replace("/docs", link(fields={"model_name": "Qwen3-8B"})))
+    page.wait_for_selector("#figure")
+    page.get_by_role("combobox", name="Model").click()
+    assert page.inner_text("[role=listbox]") == "Asking the service…"
+    held[0].continue_()
+    page.get_by_role("option", name=re.compile("^Qwen3-8B ")).wait_for()

@@ -374,9 +374,7 @@ class Tape:
     def add(self, a: Value, b: Value) -> Value:
         """a + b, b no larger than a. Saves nothing; hands its gradient on to both, summed where b is repeated."""
         alike = a.elements == b.elements or (self.mode.one and evaluate(a.elements, 1, 7) == evaluate(b.elements, 1, 7))
-        return self.operate(
-            a.elements, _promoted(a, b), (a, b), (), _alias if alike else _alias_and_sum, dense=a.dense
-        )
+        return self.operate(a.elements, _promoted(a, b), (a, b), (), _alias if alike else _alias_and_sum, dense=a.dense)
 
     def add_into(self, a: Value, b: Value) -> Value:
         """a += b: no fresh tensor; hands its gradient on to both."""
@@ -538,15 +536,17 @@ class Tape:
         return y
 
     def _unpacked_product(self, x: Value, into: int, out: int, rows: Size) -> Value:
-        """A product with a frozen packed weight, which a 16-bit copy stands for while it runs, and again backward.
+        """A product with a frozen packed weight, which a copy stands for while it runs, and again backward.
 
-        Nothing is saved but the packed weight. A wider x is brought to 16 bit and the result back.
+        The copy is in what the base is computed in. Nothing is saved but the packed weight; a wider x is brought to
+        that precision and the result back.
         (bitsandbytes MatMul4Bit and Linear4bit; the Triton kernels of GPTQ unpack and multiply alike)
         """
         wide = x.dtype
-        x = self.cast(x, HALF)
-        copy = Storage(self, scaled((into * out, 0, 0, 0, 0, 0), WIDTH[HALF]))
-        y = self.operate(scaled(rows, out), HALF, (x,), (), _unpacking(into * out))
+        kind = FLOAT if self.mode.weights == FLOAT and not self.mode.autocast else HALF
+        x = self.cast(x, kind)
+        copy = Storage(self, scaled((into * out, 0, 0, 0, 0, 0), WIDTH[kind]))
+        y = self.operate(scaled(rows, out), kind, (x,), (), _unpacking(into * out, kind))
         del copy
         return self.cast(y, wide)
 
@@ -752,11 +752,11 @@ _product_gradient = _fresh_input
 as_inputs = _fresh_input
 
 
-def _unpacking(elements: int) -> Rule:
-    """The gradient of a product's input, beside the 16-bit copy of the packed weight it is made with."""
+def _unpacking(elements: int, kind: str) -> Rule:
+    """The gradient of a product's input, beside the copy of the packed weight it is made with."""
 
     def rule(tape: Tape, grads: list[Value | None], node: Node) -> list[Value | None]:
-        copy = Storage(tape, scaled((elements, 0, 0, 0, 0, 0), WIDTH[HALF]))
+        copy = Storage(tape, scaled((elements, 0, 0, 0, 0, 0), WIDTH[kind]))
         made = _fresh_input(tape, grads, node)
         del copy
         return made

@@ -204,7 +204,8 @@ def base_recipe(setup: TrainingSetup) -> Recipe | None:
     """What the frozen base of a settled setup is stored in, where that is not its precision."""
     if setup.quantization is None:
         return None
-    return _prepared(setup.quantization, setup.quantization_options, widened(setup))
+    wide = widened(setup) or setup.precision == "float32"
+    return _prepared(setup.quantization, setup.quantization_options, wide)
 
 
 @lru_cache(maxsize=256)

@@ -27,7 +27,8 @@ HEAD = """# Predicted beside measured
 
 Made by `uv run python validation/report.py` from `measured.jsonl`, whose rows name their source. An error is predicted
 over measured, less one. Torch allocated is what `memory_bytes` predicts; reserved adds what the allocator keeps and
-no request fits; the driver's figure adds the process's context, and stands beside `fit.used_gib`.
+no request fits; the driver's figure adds the process's context, and stands beside `fit.used_gib`. A reserved figure
+stands beside the prediction of what is allocated, and so lies above it, furthest where samples differ in length.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class _NamingTape(Tape):
     def __init__(self, mode: Mode) -> None:
         super().__init__(mode)
         self.types: dict[int, tuple[Storage, str]] = {}
-        self.savers: dict[int, list[str]] = {}
+        self.savers: dict[int, list[tuple[weakref.ref[Node], str]]] = {}
 
     def new(self, elements: Size, dtype: str) -> Value:
         value = super().new(elements, dtype)
@@ -49,9 +50,10 @@ class _NamingTape(Tape):
     ) -> Value:
         out = super()._record(out, inputs, saved, rule, outputs)
         if isinstance(out.node, Node) and out.node.saved:
+            by = (weakref.ref(out.node), _saver())
             for storage in saved:
                 if storage is not None:
-                    self.savers.setdefault(id(storage), []).append(_saver())
+                    self.savers.setdefault(id(storage), []).append(by)
         return out
 
 
@@ -85,10 +87,11 @@ def kept(layer: Any, model: Model, mode: Mode | None = None) -> tuple[Kept, ...]
     y = layer.forward(tape, x)
     made = []
     for key, savers in tape.savers.items():
-        if key not in tape.types or (y.storage is not None and key == id(y.storage)):
+        alive = [name for node, name in savers if node() is not None]  # nothing waits for what only picks, as indexers
+        if not alive or key not in tape.types or (y.storage is not None and key == id(y.storage)):
             continue
         storage, dtype = tape.types[key]
         width = WIDTH[dtype]
-        names = ", ".join(dict.fromkeys(savers))
+        names = ", ".join(dict.fromkeys(alive))
         made.append(Kept(names, storage.bytes[3] // width, storage.bytes[5] // width, PRECISIONS[dtype]))
     return tuple(made)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from calculator.architectures import read_model
 from calculator.architectures.sized import sized_model
 from calculator.errors import InvalidSetup
 from calculator.gpus import find_gpu
@@ -190,3 +191,58 @@ def test_widths_that_were_solved_from_a_size_are_rounded_when_cut():
     sized = sized_model(7 * 10**9, hidden_size=4096, num_hidden_layers=32, num_attention_heads=32)
     estimate = training(sized, replace(PURE, tensor_parallel=4))
     assert estimate.fullest[0].bytes_of("model_weights") == pytest.approx(2 * 7 * 10**9 / 4, rel=0.01)
+
+
+def test_a_selective_step_takes_what_was_counted():
+    """Counted with torch 2.13.0 and transformers 5.23.0 under torch.utils.checkpoint's selective contexts."""
+    config = {
+        "model_type": "llama",
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "vocab_size": 32_000,
+    }
+    setup = replace(
+        PURE,
+        batch_size=2,
+        sequence_length=512,
+        attention="sdpa",
+        optimizer_implementation="fused",
+        gradient_checkpointing="selective",
+    )
+    estimate = training(read_model(config), setup)
+    assert estimate.peak.total == pytest.approx(1_145_544_192, rel=1e-4)
+    assert estimate.saved_per_layer == pytest.approx(15_270_912, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "checkpointing", "peak"),
+    [
+        # counted with torch 2.13.0 and transformers 5.23.0: a second step whose gradients are added to the first's
+        (2048, "none", 642_274_816),
+        (32_000, "none", 1_501_058_560),
+        (32_000, "full", 1_320_408_576),
+    ],
+)
+def test_an_accumulating_step_takes_what_was_counted(vocabulary, checkpointing, peak):
+    config = {
+        "model_type": "llama",
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "vocab_size": vocabulary,
+    }
+    setup = replace(
+        PURE,
+        batch_size=2,
+        sequence_length=512,
+        attention="sdpa",
+        optimizer_implementation="fused",
+        gradient_checkpointing=checkpointing,
+        gradient_accumulation=2,
+    )
+    assert training(read_model(config), setup).peak.total == pytest.approx(peak, rel=1e-4)

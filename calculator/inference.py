@@ -95,7 +95,7 @@ def _echoed(model: Model) -> dict[str, Any]:
     """The configuration's own format as request fields, where a request could say it."""
     assert model.quantization is not None
     name, options = read_quantization(model.quantization, model.config)
-    if "ignore" in options or "targets" in options:
+    if "ignore" in options or "targets" in options or find_recipe(name, options) != _own_recipe(model):
         return {}
     return {"quantization": name, **({"quantization_options": options} if options else {})}
 

@@ -85,6 +85,7 @@ def kept(layer: Any, model: Model, mode: Mode | None = None) -> tuple[Kept, ...]
     x = tape.new(scaled(mode.queries, model.hidden * model.streams), mode.hidden)
     x.node = Node((), [], lambda tape, grads, node: [])
     y = layer.forward(tape, x)
+    tape.lingering.clear()
     made = []
     for key, savers in tape.savers.items():
         alive = [name for node, name in savers if node() is not None]  # nothing waits for what only picks, as indexers

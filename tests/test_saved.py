@@ -28,7 +28,8 @@ def one_of_each_family() -> dict[str, Any]:
 def test_the_tensors_add_up_to_what_the_layer_keeps(model: Any) -> None:
     for layer in model.distinct:
         tensors = kept(layer, model)
-        saved = trace(layer, Mode(), model.hidden, Mode().hidden, shared_tables(model, Mode())).saved
+        width = model.hidden * model.streams
+        saved = trace(layer, Mode(), width, Mode().hidden, shared_tables(model, Mode())).saved
         assert sum(each.token * BYTES[each.precision] for each in tensors) == saved[3]
         assert sum(each.pair * BYTES[each.precision] for each in tensors) == saved[5]
         assert all(each.name for each in tensors)

@@ -161,7 +161,7 @@ def test_caches_and_states_of_mixed_layers(config: dict[str, Any], cache: int, s
 
 # Two sequences of 256 tokens, counted with torch 2.13.0 and transformers 5.23.0 on fake CUDA tensors: what autograd
 # keeps of the first layer (the kernels' random seeds, 24 bytes, are left out of ours), peaks of prefill and decode.
-ADAPTER = Adapter(16, ("q_proj", "v_proj"), FLOAT)
+ADAPTER, ALL = Adapter(16, ("q_proj", "v_proj"), FLOAT), Adapter(16, ("all-linear",), FLOAT)
 SAVED = [
     (JAMBA, Mode(), 4_468_760),
     (JAMBA, Mode(attention="eager"), 7_868_416),
@@ -175,6 +175,12 @@ SAVED = [
     (QWEN, Mode(), 10_888_792),
     (QWEN, Mode(attention="eager"), 14_026_304),
     (QWEN, Mode(frozen=True, adapter=ADAPTER), 6_883_672),
+    (QWEN, Mode(frozen=True, adapter=ALL), 14_531_160),  # its stacks are adapted, and merged anew in each layer
+    ({**QWEN, "model_type": "qwen3_5_moe_text"}, Mode(frozen=True, adapter=ALL), 10_230_360),  # these are not
+    (JAMBA, Mode(frozen=True, adapter=ALL), 6_662_168),
+    (GRANITE, Mode(frozen=True, adapter=ALL), 6_471_736),
+    (NEMOTRON, Mode(frozen=True, adapter=ALL), 3_022_872),
+    (MINIMAX, Mode(frozen=True, adapter=ALL), 13_475_896),
     (DENSE_QWEN, Mode(), 7_367_192),
     (DENSE_QWEN, Mode(attention="eager"), 10_504_704),
     (DENSE_QWEN, Mode(frozen=True, adapter=ADAPTER), 4_672_792),

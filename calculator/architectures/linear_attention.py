@@ -9,7 +9,15 @@ from ..errors import InvalidConfig
 from ..layers.attention import Attention
 from ..layers.blocks import Block, PreNormBlock
 from ..layers.ends import Embedding, Head
-from ..layers.experts import MIXTRAL_TARGETS, Experts, MixtureOfExperts, SigmoidRouter, SoftmaxRouter
+from ..layers.experts import (
+    MIXTRAL_TARGETS,
+    QWEN_TARGETS,
+    Experts,
+    MixtureOfExperts,
+    SigmoidRouter,
+    SoftmaxRouter,
+    StackTargets,
+)
 from ..layers.feed_forward import GatedFeedForward
 from ..layers.linear_attention import (
     GatedAttention,
@@ -205,13 +213,17 @@ def qwen3_5(fields: Fields, name: str | None) -> Model:
     return completed(fields, model, towers)
 
 
-def shared_mixture(fields: Fields, hidden: int, experts: int, chosen: int) -> MixtureOfExperts:
-    """Routed experts beside a shared one behind a sigmoid gate."""
+def shared_mixture(
+    fields: Fields, hidden: int, experts: int, chosen: int, targets: StackTargets | None = None
+) -> MixtureOfExperts:
+    """Routed experts beside a shared one behind a sigmoid gate. `targets`: how adapters name router and stacks."""
     count = fields.size("num_experts", default=experts, most=100_000)
     used = fields.size("num_experts_per_tok", default=chosen, most=count)
     activation = fields.text("hidden_act", default="silu")
     router = SoftmaxRouter(hidden, count, used, normal=fields.flag("norm_topk_prob", default=True))
-    stacks = Experts(hidden, fields.size("moe_intermediate_size", default=512), count, used, activation)
+    stacks = Experts(
+        hidden, fields.size("moe_intermediate_size", default=512), count, used, activation, targets=targets
+    )
     shared = GatedFeedForward(
         hidden,
         fields.size("shared_expert_intermediate_size", default=512),
@@ -219,6 +231,7 @@ def shared_mixture(fields: Fields, hidden: int, experts: int, chosen: int) -> Mi
         prefix="mlp.shared_expert",
         component="shared_experts",
         suffix="_shexp",
+        adapted=targets is None,
     )
     return MixtureOfExperts(router, stacks, shared, True, "mlp.shared_expert_gate")
 
@@ -227,9 +240,9 @@ def qwen3_next(fields: Fields, name: str | None) -> Model:
     """Qwen 3 Next: delta-rule layers with two joint matrices, experts in every layer."""
     count = fields.size("num_hidden_layers", default=48)
     hidden = fields.size("hidden_size", default=2048)
-    mixture = shared_mixture(fields, hidden, experts=512, chosen=10)
+    mixture = shared_mixture(fields, hidden, experts=512, chosen=10, targets=QWEN_TARGETS)
     activation = fields.text("hidden_act", default="silu")
-    dense = GatedFeedForward(hidden, fields.size("intermediate_size", default=5632), activation)
+    dense = GatedFeedForward(hidden, fields.size("intermediate_size", default=5632), activation, adapted=False)
     sparse = sparse_layers(fields, count)
     return mixed(fields, name, [mixture if each else dense for each in sparse], fused=True)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ..layers.attention import Attention, Projections
-from ..layers.blocks import Block, PreNormBlock
+from ..layers.blocks import Block, ParallelBlock, PreNormBlock
 from ..layers.early import NamedBlock
 from ..layers.feed_forward import FeedForward, GatedFeedForward
 from ..layers.later import FilledAttention, NormedFeedForward, NormedOutput, PairedRotary, ShortConvolution
 from ..layers.norms import LateRMSNorm, LayerNorm, Norm, RMSNorm
+from ..layers.partial import CenteredNorm, RotatedInFloat
 from ..model import Model
 from ..units import round_up
 from .fields import Fields, with_defaults
-from .kin import rms_pair, stack
+from .kin import patterned_windows, rms_pair, stack
 from .llama import attention_sizes, layer_windows, llama_like
 from .table import Reader
 
@@ -43,6 +44,36 @@ def cwm(fields: Fields, name: str | None) -> Model:
         return llama_like(fields, name, bias=False, windows=layer_windows(fields, count, window))
     windows = [window if index % 4 else None for index in range(count)]
     return llama_like(fields, name, bias=False, windows=windows)
+
+
+def cohere2(fields: Fields, name: str | None) -> Model:
+    """Command R7B, Command A: Cohere where three layers in four rotate and look back a window, the fourth neither."""
+    fields = with_defaults(
+        fields,
+        vocab_size=256000,
+        hidden_size=8192,
+        intermediate_size=22528,
+        num_hidden_layers=40,
+        num_attention_heads=64,
+        max_position_embeddings=8192,
+        sliding_window=4096,
+    )
+    hidden, heads, kv_heads, head_dim = attention_sizes(fields)
+    bias, dropout = fields.flag("attention_bias"), fields.number("attention_dropout", default=0.0)
+    feed_forward = GatedFeedForward(hidden, fields.size("intermediate_size"), fields.text("hidden_act", default="silu"))
+
+    def layer(window: int | None) -> Block:
+        sizes = (hidden, heads, kv_heads, head_dim)
+        attention = (
+            Attention(*sizes, bias=bias, output_bias=bias, rotary_dim=0, dropout=dropout)
+            if window is None
+            else RotatedInFloat(*sizes, bias=bias, output_bias=bias, window=window, dropout=dropout)
+        )
+        return ParallelBlock(attention, feed_forward, (CenteredNorm(hidden, "input_layernorm"),), residual_first=True)
+
+    windows = patterned_windows(fields, fields.optional("sliding_window"))
+    norm = CenteredNorm(hidden, "norm")
+    return stack(fields, name, layer, norm, windows=windows, tied=True, rotary=head_dim, head={"scaled": True})
 
 
 def helium(fields: Fields, name: str | None) -> Model:
@@ -217,6 +248,7 @@ def gpt_neo(fields: Fields, name: str | None) -> Model:
 
 READERS: dict[str, Reader] = {
     "bitnet": bitnet,
+    "cohere2": cohere2,
     "cwm": cwm,
     "gpt_neo": gpt_neo,
     "helium": helium,

@@ -10,6 +10,7 @@ import sys
 
 from flask import Flask
 
+from calculator.library import library
 from routes import errors
 from routes.application import Application
 from routes.bodies import LIMITS
@@ -23,14 +24,18 @@ from routes.page import page
 from routes.sweep import sweep
 from serving import Service
 
+log = logging.getLogger(__name__)
+
 
 def create_app() -> Flask:
-    """Blueprints and error handlers, nothing else."""
+    """Blueprints and error handlers; what is wrong with the files of `models/` is said once, the rest is served."""
     origins = [origin.strip() for origin in os.environ.get("LLM_MEMORY_CORS_ORIGINS", "*").split(",")]
     app = Application(__name__, origins, LIMITS["body_bytes"])
     for blueprint in (health, models, memory, fit, sweep, config, openapi, page):
         app.register_blueprint(blueprint)
     errors.register(app)
+    for problem in library().problems:
+        log.warning("models: %s", problem)
     return app
 
 

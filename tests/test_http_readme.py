@@ -19,11 +19,12 @@ def examples(name):
 
 
 def part_of(said, real):
-    """Whether everything that is said is in the real answer."""
+    """Whether everything that is said is in the real answer; of a list, some rows in their order."""
     if isinstance(said, dict):
-        return isinstance(real, dict) and all(
-            name in real and part_of(value, real[name]) for name, value in said.items()
-        )
+        return isinstance(real, dict) and all(name in real and part_of(each, real[name]) for name, each in said.items())
+    if isinstance(said, list):
+        rows = iter(real)
+        return all(any(part_of(each, row) for row in rows) for each in said)
     return said == real
 
 

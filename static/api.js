@@ -22,9 +22,15 @@ async function read(response) {
 
 export const get = async (path, signal) => read(await fetch(path, { signal }));
 
-export const post = async (path, body, signal) => read(await fetch(path, {
-  method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body), signal,
-}));
+export const post = async (path, body, signal) =>
+  read(
+    await fetch(path, {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json' },
+      body: JSON.stringify(body),
+      signal,
+    }),
+  );
 
 // A question that is asked again and again: only the newest answer counts, older ones are dropped on the way.
 export function newest() {

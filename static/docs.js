@@ -6,7 +6,8 @@ const values = (form, place) => [...form.querySelectorAll(`[data-in=${place}]`)]
 
 function address(form) {
   let path = form.dataset.path;
-  for (const input of values(form, 'path')) path = path.replace(`{${input.name}}`, input.value.split('/').map(encodeURIComponent).join('/'));
+  for (const input of values(form, 'path'))
+    path = path.replace(`{${input.name}}`, input.value.split('/').map(encodeURIComponent).join('/'));
   const query = new URLSearchParams(values(form, 'query').map((input) => [input.name, input.value])).toString();
   return query ? `${path}?${query}` : path;
 }
@@ -50,10 +51,13 @@ async function copy(form, button) {
   try {
     await navigator.clipboard.writeText(curl(form));
     button.textContent = 'Copied';
-  } catch { // no clipboard here: show it instead
+  } catch {
+    // no clipboard here: show it instead
     show(form.querySelector('.reply'), 'curl', true, curl(form));
   }
-  setTimeout(() => { button.textContent = words; }, 1500);
+  setTimeout(() => {
+    button.textContent = words;
+  }, 1500);
 }
 
 for (const form of document.querySelectorAll('form.try')) {

@@ -80,7 +80,9 @@ function explain(fault) {
     state.fields.model_name = name;
     changed(true);
   };
-  const details = fault.details.length ? fault.details : [{ field: fault.status === 404 ? 'model_name' : '', message: fault.message }];
+  const details = fault.details.length
+    ? fault.details
+    : [{ field: fault.status === 404 ? 'model_name' : '', message: fault.message }];
   const left = details.filter((each) => !putFault(form, each.field, each.message, fault.suggestions, take));
   const words = left.map((each) => (each.field ? `${each.field}: ${each.message}` : each.message)).join(' ');
   note(words || say(shown ? 'marked_still' : 'marked'), true);
@@ -98,8 +100,10 @@ function dress() {
   speak(state.language || (navigator.language?.startsWith('zh') ? 'zh' : 'en'));
   measure(state.units);
   for (const element of document.querySelectorAll('[data-text]')) element.textContent = say(element.dataset.text);
-  for (const element of document.querySelectorAll('[data-label]')) element.setAttribute('aria-label', say(element.dataset.label));
-  for (const button of document.querySelectorAll('[data-unit]')) button.setAttribute('aria-pressed', String(button.dataset.unit === units()));
+  for (const element of document.querySelectorAll('[data-label]'))
+    element.setAttribute('aria-label', say(element.dataset.label));
+  for (const button of document.querySelectorAll('[data-unit]'))
+    button.setAttribute('aria-pressed', String(button.dataset.unit === units()));
   at('language').textContent = current() === 'zh' ? 'English' : '中文';
   at('language').lang = current() === 'zh' ? 'en' : 'zh-CN';
   if (state.theme) document.documentElement.dataset.theme = state.theme;
@@ -136,7 +140,8 @@ function listen() {
     });
   }
   for (const link of document.querySelectorAll('a[href="#answer"]')) {
-    link.addEventListener('click', (event) => { // the part after # is the state
+    link.addEventListener('click', (event) => {
+      // the part after # is the state
       event.preventDefault();
       at('answer').focus();
       at('answer').scrollIntoView();

@@ -36,7 +36,8 @@ export function load() {
   if (!said.has('calculation_type')) Object.assign(state.fields, START);
 }
 
-const isRequest = (each) => ['inference', 'training'].includes(each?.calculation_type) && each.body && typeof each.body === 'object';
+const isRequest = (each) =>
+  ['inference', 'training'].includes(each?.calculation_type) && each.body && typeof each.body === 'object';
 
 export function store() {
   history.replaceState(null, '', `#${address()}`);

@@ -147,8 +147,10 @@ def split_of(setup: Any, tensor: int, others: int) -> dict[str, Any]:
     return change
 
 
-def fewest(run: Run, model: Model, setup: Setup, gpu: GPU, most: int = MOST_GPUS, least: int = 1) -> Placement | None:
-    """The fewest GPUs of a kind that hold the work, None where `most` do not; `least` are known to be needed.
+def fewest(
+    run: Run, model: Model, setup: Setup, gpu: GPU, most: int = MOST_GPUS, before: Placement | None = None
+) -> Placement | None:
+    """The fewest GPUs of a kind that hold the work, None where `most` do not; `before` is the answer for a larger one.
 
     For every number of tensor-parallel ways the fewest others are searched, which never need more of a GPU the more
     they are. Of splits over equally many the one with most tensor parallelism wins in inference, the least in
@@ -161,6 +163,12 @@ def fewest(run: Run, model: Model, setup: Setup, gpu: GPU, most: int = MOST_GPUS
         split = split_of(setup, tensor, others)
         return _placed(run, model, replace(setup, gpu=gpu, gpu_count=None, **split), gpu, split)
 
+    least = 1
+    if before is not None:  # fewer do not do on a smaller card, and what did on the larger one mostly does here
+        again = _placed(run, model, replace(setup, gpu=gpu, gpu_count=None, **before.split), gpu, before.split)
+        if again is not None:
+            return again
+        least = before.gpu_count
     if least == 1:
         alone = at(1, 1)
         if alone is not None:
@@ -171,25 +179,34 @@ def fewest(run: Run, model: Model, setup: Setup, gpu: GPU, most: int = MOST_GPUS
         bound = (best.gpu_count - 1 if best is not None else most) // tensor
         if isinstance(setup, InferenceSetup):
             bound = min(bound, len(model.layers))
-        found = _fewest_others(at, tensor, max(-(-least // tensor), 1), bound)
+        found = _fewest_others(at, tensor, max(-(-least // tensor), 1), bound, likely=best is None)
         best = found or best
     return best
 
 
-def _fewest_others(at: Callable[[int, int], Placement | None], tensor: int, least: int, most: int) -> Placement | None:
-    """The fewest others in [least, most] with which it fits: gallops up, then bisects."""
+def _fewest_others(
+    at: Callable[[int, int], Placement | None], tensor: int, least: int, most: int, likely: bool
+) -> Placement | None:
+    """The fewest others in [least, most] with which it fits: gallops up, then bisects. Where it is not `likely` that
+    any
+    do, the most are asked first."""
     if least > most:
         return None
-    found = at(tensor, most)
-    if found is None:
+    found = None if likely else at(tensor, most)
+    if not likely and found is None:
         return None
     low, high, step = least - 1, most, 1
-    while low + step < high:
-        here = at(tensor, low + step)
-        if here is not None:
-            found, high = here, low + step
+    while low < high:
+        guess = min(low + step, high)
+        if guess == high and found is not None:
             break
-        low, step = low + step, 2 * step
+        here = at(tensor, guess)
+        if here is not None:
+            found, high = here, guess
+            break
+        if guess == high:
+            return None
+        low, step = guess, 2 * step
     while high - low > 1:
         middle = (low + high) // 2
         here = at(tensor, middle)
@@ -223,7 +240,7 @@ def placements(run: Run, model: Model, setup: Setup, catalogue: Iterable[GPU]) -
         if last is not None and last.gpu.memory == gpu.memory:
             last = replace(last, gpu=gpu)
         else:
-            last = fewest(run, model, setup, gpu, least=last.gpu_count if last is not None else 1)
+            last = fewest(run, model, setup, gpu, before=last)
             if last is None:
                 break
         found.append(last)

@@ -18,6 +18,7 @@ from routes.config import config
 from routes.fit import fit
 from routes.health import health
 from routes.memory import memory
+from routes.metrics import metrics
 from routes.models import models
 from routes.openapi import openapi
 from routes.page import page
@@ -30,8 +31,8 @@ log = logging.getLogger(__name__)
 def create_app() -> Flask:
     """Blueprints and error handlers; what is wrong with the files of `models/` is said once, the rest is served."""
     origins = [origin.strip() for origin in os.environ.get("LLM_MEMORY_CORS_ORIGINS", "*").split(",")]
-    app = Application(__name__, origins, LIMITS["body_bytes"])
-    for blueprint in (health, models, memory, fit, sweep, config, openapi, page):
+    app = Application(__name__, origins, LIMITS["body_bytes"], os.environ)
+    for blueprint in (health, metrics, models, memory, fit, sweep, config, openapi, page):
         app.register_blueprint(blueprint)
     errors.register(app)
     for problem in library().problems:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -19,6 +20,8 @@ from flask.json.provider import JSONProvider
 from flask.sessions import NullSession, SessionInterface
 from flask_cors.core import get_cors_options, set_cors_headers
 from werkzeug.routing import MapAdapter
+
+from .watching import ROUTE, UNKNOWN, Watch
 
 API = "/api/"
 PLAIN = (("Content-Type", "application/json"), ("X-Content-Type-Options", "nosniff"))
@@ -69,8 +72,11 @@ class Application(Flask):
 
     session_interface = NoSessions()
 
-    def __init__(self, name: str, origins: list[str], most: int) -> None:
+    def __init__(
+        self, name: str, origins: list[str], most: int, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         super().__init__(name, static_folder=None)
+        self.watch = Watch(self.wsgi_app, settings)
         self.direct: dict[str, Callable[[bytes], Any]] = {}
         self.config["MAX_CONTENT_LENGTH"] = most
         self.url_map.merge_slashes = False
@@ -82,9 +88,13 @@ class Application(Flask):
 
         @self.after_request
         def allow(response: Response) -> Response:
+            request.environ[ROUTE] = request.url_rule.rule if request.url_rule else UNKNOWN
             if (everybody and type(response) is JsonResponse) or not request.path.startswith(API):
                 return response
             return set_cors_headers(response, options)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        return self.watch(environ, start_response)
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """A POST whose answer is a function of its bytes is given it; any other request is Flask's, and so is one that
@@ -99,6 +109,7 @@ class Application(Flask):
         except Exception:  # whatever it is, an error handler says it
             environ["wsgi.input"] = BytesIO(raw)
             return super().wsgi_app(environ, start_response)
+        environ[ROUTE] = environ["PATH_INFO"]
         start_response("200 OK", [*OPEN, ("Content-Length", str(len(body)))])
         return [body]
 

@@ -218,6 +218,7 @@ def test_nothing_is_written_and_no_home_is_needed(tmp_path):
     script = tmp_path / "read_only.py"
     script.write_text(READ_ONLY)
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LD_LIBRARY_PATH")}
+    kept["LLM_MEMORY_ACCESS_LOG"] = "stderr"
     with running(ROOT, tmp_path / "log", (str(script), "server.py"), env=kept) as (process, url):
         for method, path, body, status in MIX:
             assert requests.request(method, url + path, json=body, timeout=20).status_code == status
@@ -227,4 +228,6 @@ def test_nothing_is_written_and_no_home_is_needed(tmp_path):
         assert requests.post(f"{url}/api/memory/compare", json=large, timeout=60).status_code == 413
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
-    assert (tmp_path / "log").read_text() == ""
+    logged = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [each["status"] for each in logged] == [each[3] for each in MIX] + [200, 413]
+    assert len({each["request_id"] for each in logged}) == len(logged)

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from .formats import DATA_TYPES
 from .tape import FLOAT, HALF
 
-BYTES: dict[str, Fraction] = {
-    "float32": Fraction(4),
-    "float16": Fraction(2),
-    "bfloat16": Fraction(2),
-    "int8": Fraction(1),
-    "int4": Fraction(1, 2),
-}
+BYTES: dict[str, Fraction] = {name: Fraction(each.block_bytes, each.block_weights) for name, each in DATA_TYPES.items()}
 BITS: dict[str, int] = {name: int(8 * width) for name, width in BYTES.items()}
 
 

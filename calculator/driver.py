@@ -52,7 +52,7 @@ def load(phases: Iterable[Phase], logits: int, gpus: int) -> Load:
     for phase in phases:
         total = phase.total
         passing = sum(part.bytes for part in phase.parts if part.name not in STAYING)
-        kept = [int(share * passing) for share in CACHED]
+        kept = [passing * share.numerator // share.denominator for share in CACHED]
         if phase.name == "loss":
             kept = [size + width * logits for size, width in zip(kept, CACHED_LOGITS, strict=True)]
         allocated = max(allocated, total)

@@ -7,15 +7,18 @@ maximum.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import lru_cache
+from operator import attrgetter, ge
+from typing import Any
 
 from .driver import fit, load
 from .driver import room as room_of
 from .errors import InvalidSetup
 from .estimate import Estimate, Part, Phase
 from .formats import FLOAT32, Recipe
+from .layers.ends import Chunks
 from .model import Model
 from .optimizers import Optimizer, find_optimizer
 from .precisions import BYTES, stored, tape_dtype
@@ -187,17 +190,6 @@ class Fresh:
         if self.one and made:
             return made if made <= self.head else self.one
         return made * self.share.numerator // self.share.denominator
-
-
-def _largest(moments: Sequence[Moment], batch: int, length: int, fresh: Fresh) -> tuple[int, int]:
-    """(activations, gradients) of the moment whose sum is the largest."""
-    best = most = 0
-    for moment in moments:
-        gradients = fresh.bytes(moment[6])
-        total = evaluate(moment, batch, length) + gradients
-        if total > most:
-            best, most = gradients, total
-    return most - best, best
 
 
 def base_recipe(setup: TrainingSetup) -> Recipe | None:
@@ -372,26 +364,77 @@ def _kept(model: Model, lora: Lora | None, name: str, width: int, implementation
 # ------------------------------------------------------------------------------------------------ the answer
 
 
+WORKLOAD = ("batch_size", "sequence_length", "gpu", "gpu_count")
+_RESTING = tuple(each.name for each in fields(TrainingSetup) if each.name not in WORKLOAD)
+_resting = attrgetter(*_RESTING)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of an answer that depends neither on how many tokens go through a step nor on the card.
+
+    setup     settled
+    stages    what a GPU of each pipeline stage holds and does
+    copies    GPUs of a stage
+    """
+
+    setup: TrainingSetup
+    stages: tuple[Steps, ...]
+    copies: int
+    states: dict[str, int]
+    assumed: dict[str, object]
+    warnings: tuple[str, ...]
+
+
+def planned(model: Model, setup: TrainingSetup) -> Plan:
+    """The plan of a setup, made once for all its workloads that run alike; raises InvalidSetup."""
+    length = setup.sequence_length
+    if length % setup.context_parallel:
+        checked(model, settled(model, setup))
+    exceeded = max((window for window in model.windows if length >= window), default=0)
+    return _planned(model, _resting(setup), setup.batch_size == 1, exceeded)
+
+
+@lru_cache(maxsize=1024)
+def _planned(model: Model, resting: tuple[Any, ...], one: bool, exceeded: int) -> Plan:
+    """`exceeded` is the largest window that a sequence fills, 0 for none; those below it are filled too."""
+    named = dict(zip(_RESTING, resting, strict=True))
+    setup = settled(model, TrainingSetup(batch_size=1 if one else 2, **named))
+    checked(model, replace(setup, sequence_length=setup.context_parallel))
+    setup = replace(setup, sequence_length=exceeded)
+    parts = stages(model, setup.pipeline_parallel, setup.pipeline_schedule, setup.virtual_stages, setup.micro_batches)
+    made = tuple(_steps(model, setup, part) for part in parts)
+    copies = setup.data_parallel * setup.tensor_parallel * setup.context_parallel
+    scheme = scheme_of(setup)
+    kept = _kept(model, setup.lora, setup.optimizer, int(BYTES[scheme.states]), setup.optimizer_implementation)
+    trained = _trained(model, setup, kept)
+    scale = Fraction(trained, kept.elements or 1)
+    alone = copies == 1 and len(parts) == 1
+    states = {
+        "model_weights": made[0].weights if alone else _whole_weights(model, setup, scheme),
+        "gradients": stored(trained, scheme.gradients),
+        "master_weights": 4 * trained if scheme.master else 0,
+        "optimizer_states": int(kept.moments * scale),
+        **({"optimizer_scales": int(kept.extra * scale)} if kept.extra else {}),
+    }
+    return Plan(setup, made, copies, states, _assumed(setup), tuple(_warnings(setup)))
+
+
 def training(model: Model, setup: TrainingSetup) -> Estimate:
     """The peak of a training step of `setup` on `model`.
 
     Raises InvalidSetup where settings exclude each other.
     """
-    setup = settled(model, setup)
-    checked(model, setup)
-    parts = stages(model, setup.pipeline_parallel, setup.pipeline_schedule, setup.virtual_stages, setup.micro_batches)
-    answers = [_stage(model, setup, part) for part in parts]
-    first = answers[0]
-    copies = setup.data_parallel * setup.tensor_parallel * setup.context_parallel
-    alone = copies == 1 and len(parts) == 1
-    fullest = max(answers, key=lambda answer: max(phase.total for phase in answer.phases))
-    scheme = scheme_of(setup)
-    kept = _kept(model, setup.lora, setup.optimizer, int(BYTES[scheme.states]), setup.optimizer_implementation)
-    trained = _trained(model, setup, kept)
-    scale = Fraction(trained, kept.elements or 1)
+    plan = planned(model, setup)
+    batch, length = setup.batch_size, setup.sequence_length // setup.context_parallel
+    answers = [each.phases(batch, length) for each in plan.stages]
+    alone = plan.copies == 1 and len(answers) == 1
+    fullest = answers[0]
+    if len(answers) > 1:
+        fullest = max(answers, key=lambda phases: max(phase.total for phase in phases))
     said, room = None, None
     if setup.gpu is not None:
-        count = copies * len(parts)
+        count = plan.copies * len(answers)
         if setup.gpu_count is not None and setup.gpu_count < count:
             raise InvalidSetup(
                 f"gpu_count {setup.gpu_count} is fewer than the {count} GPUs of this split: give at least {count}",
@@ -400,22 +443,16 @@ def training(model: Model, setup: TrainingSetup) -> Estimate:
         tokens = setup.batch_size * setup.sequence_length // setup.context_parallel
         whole = setup.loss == "standard" and not setup.compile and setup.framework == "transformers"
         logits = tokens * ceil_div(model.head.vocabulary, setup.tensor_parallel) if whole else 0
-        seen = load(fullest.phases, logits, count)
+        seen = load(fullest, logits, count)
         said, room = fit(seen, setup.gpu, count), room_of(seen, setup.gpu)
     return Estimate(
-        first.phases if alone else _summed([answer.phases for answer in answers], copies),
-        fullest=() if alone else fullest.phases,
-        stages=tuple(answer.phases for answer in answers) if len(parts) > 1 else (),
-        states={
-            "model_weights": first.weights if alone else _whole_weights(model, setup, scheme),
-            "gradients": stored(trained, scheme.gradients),
-            "master_weights": 4 * trained if scheme.master else 0,
-            "optimizer_states": int(kept.moments * scale),
-            **({"optimizer_scales": int(kept.extra * scale)} if kept.extra else {}),
-        },
-        saved_per_layer=first.saved_per_layer,
-        assumed=_assumed(setup),
-        warnings=tuple(_warnings(setup)),
+        answers[0] if alone else _summed(answers, plan.copies),
+        fullest=() if alone else fullest,
+        stages=tuple(answers) if len(answers) > 1 else (),
+        states={**plan.states},
+        saved_per_layer=evaluate(plan.stages[0].saved_first, batch, length),
+        assumed={**plan.assumed},
+        warnings=plan.warnings,
         fit=said,
         room=room,
     )
@@ -488,15 +525,6 @@ def _summed(answers: Sequence[tuple[Phase, ...]], copies: int) -> tuple[Phase, .
     return tuple(made)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One GPU of a stage."""
-
-    phases: tuple[Phase, ...]
-    weights: int
-    saved_per_layer: int
-
-
 def course_of(setup: TrainingSetup, stage: Stage, layers: int) -> Course:
     """How a step of a settled setup runs on a stage."""
     whole = stage.begin == 0 and stage.end == layers
@@ -552,7 +580,86 @@ def _lingers(setup: TrainingSetup) -> bool:
     return adapters and setup.zero_stage == 3 and _replicas(setup) > 1
 
 
-def _stage(model: Model, setup: TrainingSetup, stage: Stage) -> Answer:
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One phase of the layers' work, before it is known how many tokens go through.
+
+    moments    of which the largest counts, each with the bytes of the gradients that it has made
+    kept       bytes of gradients that are there throughout, and what is said of them; None where only fresh ones are
+    chunks     what a chunk of the loss takes on top
+    beside     what replicas need to share work
+    """
+
+    name: str
+    moments: tuple[tuple[Moment, int], ...]
+    kept: tuple[int, str] | None
+    chunks: Chunks | None
+    beside: tuple[Part, ...]
+
+    def phase(self, fixed: tuple[Part, ...], batch: int, length: int) -> Phase:
+        """What is alive in it."""
+        fresh = most = 0
+        for moment, gradients in self.moments:
+            total = evaluate(moment, batch, length) + gradients
+            if total > most:
+                fresh, most = gradients, total
+        tokens = batch * length
+        passing = most - fresh + LABELS * tokens
+        if self.chunks is not None:
+            passing += self.chunks.bytes(tokens)
+        if self.kept is None:
+            gradient = Part("gradient_memory", fresh, f"those alive in {self.name}")
+        else:
+            size, said = self.kept
+            if fresh:
+                said += f" + {fresh:,} of one that is added to them"
+            gradient = Part("gradient_memory", size + fresh, said)
+        activations = Part("activation_memory", passing, f"largest moment of {self.name}: {batch} × {length} tokens")
+        return Phase(self.name, (*fixed, gradient, activations, *self.beside))
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """One GPU of a stage, before it is known how many tokens go through.
+
+    fixed        alive in every phase
+    passes       forward, loss and backward, those that the stage has
+    step_before, step_after   beside `fixed` in the optimizer's step, around the inputs
+    weights      bytes
+    """
+
+    fixed: tuple[Part, ...]
+    passes: tuple[Pass, ...]
+    step_before: tuple[Part, ...]
+    step_after: tuple[Part, ...]
+    weights: int
+    saved_first: Moment
+
+    def phases(self, batch: int, length: int) -> tuple[Phase, ...]:
+        """Its phases with so many sequences of so many tokens."""
+        made = [each.phase(self.fixed, batch, length) for each in self.passes]
+        inputs = Part(
+            "activation_memory",
+            LABELS * batch * length,
+            f"ids and labels: {batch} × {length} tokens × {LABELS} bytes",
+        )
+        made.append(Phase("optimizer_step", (*self.fixed, *self.step_before, inputs, *self.step_after)))
+        return tuple(made)
+
+
+def _leading(moments: Sequence[Moment], fresh: Fresh) -> tuple[tuple[Moment, int], ...]:
+    """Moments with their gradients, without those that an earlier one is never below."""
+    made: list[tuple[Moment, int]] = []
+    for moment in moments:
+        gradients = fresh.bytes(moment[6])
+        size = (moment[0] + gradients, *moment[1:6])
+        if not any(all(map(ge, (before[0] + beside, *before[1:6]), size)) for before, beside in made):
+            made.append((moment, gradients))
+    return tuple(made)
+
+
+def _steps(model: Model, setup: TrainingSetup, stage: Stage) -> Steps:
+    """What one GPU of a stage holds and does in a step of a settled setup, whatever its batch and length."""
     scheme, spread = scheme_of(setup), spread_of(setup)
     optimizer = find_optimizer(setup.optimizer)
     recipe = base_recipe(setup)
@@ -602,9 +709,6 @@ def _stage(model: Model, setup: TrainingSetup, stage: Stage) -> Answer:
     part_of_all = Fraction(states, kept.elements or 1)
     fixed.append(_optimizer_part(optimizer, kept, part_of_all, states, scheme))
 
-    batch, length = setup.batch_size, setup.sequence_length // setup.context_parallel
-    tokens = batch * length
-    inputs = LABELS * tokens
     beside = _beside(setup, scheme, spread, held, trained, sharded)
     if setup.framework == "megatron":
         empty = placeholder_elements(local_of(model, setup))
@@ -618,37 +722,27 @@ def _stage(model: Model, setup: TrainingSetup, stage: Stage) -> Answer:
         new = Fresh(Fraction(0), _one(held, setup, compute), held.head * compute if setup.lora is None else 0)
     else:
         new = Fresh(width * gradients / (profile.gradients[6] or 1))
-    phases: list[Phase] = []
-    for name, at in profile.phases.items():
-        if not at:
-            continue
-        passing, fresh = _largest(at, batch, length, new)
-        if name == "loss" and profile.chunks is not None:
-            passing += profile.chunks.bytes(tokens)
-        if scheme.persistent:
-            alive = stored(gradients, scheme.gradients) + fresh
-            said = f"{gradients:,} trained parameters × {width} bytes ({scheme.gradients})"
-            if fresh:
-                said += f" + {fresh:,} of one that is added to them"
-        else:
-            alive, said = fresh, f"those alive in {name}"
-        parts = [*fixed, Part("gradient_memory", alive, said)]
-        parts.append(
-            Part("activation_memory", passing + inputs, f"largest moment of {name}: {batch} × {length} tokens")
+    buffers = f"{gradients:,} trained parameters × {width} bytes ({scheme.gradients})"
+    whole = stored(gradients, scheme.gradients), buffers
+    passes = tuple(
+        Pass(
+            name,
+            _leading(at, new),
+            whole if scheme.persistent else None,
+            profile.chunks if name == "loss" else None,
+            beside[name],
         )
-        phases.append(Phase(name, (*parts, *beside[name])))
-    step = [*fixed]
+        for name, at in profile.phases.items()
+        if at
+    )
+    before: tuple[Part, ...] = ()
+    after = beside["optimizer_step"]
     if not setup.optimizer_in_backward:
-        size = stored(gradients, scheme.gradients)
-        step.append(
-            Part("gradient_memory", size, f"{gradients:,} trained parameters × {width} bytes ({scheme.gradients})")
-        )
-    step.append(Part("activation_memory", inputs, f"ids and labels: {batch} × {length} tokens × {LABELS} bytes"))
-    if not setup.optimizer_in_backward:
+        before = (Part("gradient_memory", *whole),)
         temporary = int(kept.temporary * part_of_all)
-        step.append(Part("temporary_memory", temporary, f"what a {implementation} {optimizer.name} step allocates"))
-    phases.append(Phase("optimizer_step", (*step, *beside["optimizer_step"])))
-    return Answer(tuple(phases), weights, evaluate(profile.saved_first, batch, length))
+        said = f"what a {implementation} {optimizer.name} step allocates"
+        after = (Part("temporary_memory", temporary, said), *after)
+    return Steps(tuple(fixed), passes, before, after, weights, profile.saved_first)
 
 
 def _warnings(setup: TrainingSetup) -> Iterator[str]:

@@ -144,11 +144,11 @@ def inference(model: Model, setup: InferenceSetup) -> Estimate:
     put = asked(model, setup)
     question, engine = put.question, put.engine
     placement = question.placement
-    alike = stages_alike(model, question.recipe, placement.pipeline)
+    alike = stages_alike(model, question.recipe, placement.pipeline) if placement.pipeline > 1 else (0,)
     made = {stage: engine.share(question, stage) for stage in dict.fromkeys(alike)}
-    shares = tuple(made[stage] for stage in alike)
-    phases_of = {id(share): share.phases for share in made.values()}
-    stages = tuple(phases_of[id(share)] for share in shares)
+    shares = tuple([made[stage] for stage in alike])
+    phases_of = {stage: share.phases for stage, share in made.items()}
+    stages = tuple([phases_of[stage] for stage in alike])
     alone = placement.gpus == 1
     phases = fullest = stages[0]
     if not alone:
@@ -156,16 +156,15 @@ def inference(model: Model, setup: InferenceSetup) -> Estimate:
         fullest = max(stages, key=lambda each: max(phase.total for phase in each))
     if max([phase.total for phase in phases]) > MAX_BYTES:
         raise TooLarge("the memory comes to more than 2**53 bytes", None)
-    count = sum(share.count for share in shares)
+    count = sum([share.count for share in shares])
     warnings = [] if engine.warn is None else [*engine.warn(question, shares)]
     fit, room = None, None
     report = engine.report(question, shares) if setup.engine is not None else {}
     if setup.gpu is not None:
         fit, room = _fitted(put, shares, fullest)
-    reserved, state, needed = (
-        sum([share.count * each for share, each in zip(shares, column, strict=True)])
-        for column in zip(*[(share.cache[1].bytes, share.state, share.needed) for share in shares], strict=True)
-    )
+    reserved = sum([share.count * share.cache[1].bytes for share in shares])
+    state = sum([share.count * share.state for share in shares])
+    needed = sum([share.count * share.needed for share in shares])
     return Estimate(
         phases,
         fullest=() if alone else fullest,

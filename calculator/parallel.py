@@ -66,12 +66,10 @@ def placement_of(model: Model, setup: InferenceSetup) -> Placement:
 
     Raises InvalidSetup, with the values that would do.
     """
-    joined = setup.data_parallel_attention and setup.data_parallel > 1
-    placement = Placement(
-        setup.tensor_parallel, setup.pipeline_parallel, setup.expert_parallel, setup.data_parallel, joined
-    )
-    if placement == ALONE:
+    ways = setup.tensor_parallel, setup.pipeline_parallel, setup.expert_parallel, setup.data_parallel
+    if ways == (1, 1, 1, 1):
         return ALONE
+    placement = Placement(*ways, joined=setup.data_parallel_attention and setup.data_parallel > 1)
     _check_heads(model, placement.tensor)
     _check_widths(model, placement.tensor)
     if placement.pipeline > len(model.layers):

@@ -90,11 +90,16 @@ def moments(question: Question, stage: int, elements: tuple[int, int], state: in
 
 def weights_part(question: Question, size: int, beside: str = "") -> Part:
     """Weights of one GPU, named as the request names them; `beside` says what else is in the figure."""
-    model, placement = question.model, question.placement
-    assert question.setup.precision
-    shared = "" if placement.gpus == placement.data else f", one of {placement.gpus // placement.data} GPUs"
-    formula = f"{model.parameters:,} parameters × {spelled(question.recipe, question.setup.precision)}{shared}{beside}"
-    return Part("model_weights", size, formula)
+    placement, precision = question.placement, question.setup.precision
+    assert precision
+    ways = placement.gpus // placement.data
+    return _weights_part(question.model.parameters, spelled(question.recipe, precision), ways, size, beside)
+
+
+@lru_cache(maxsize=2048)
+def _weights_part(parameters: int, stored: str, ways: int, size: int, beside: str) -> Part:
+    shared = "" if ways == 1 else f", one of {ways} GPUs"
+    return Part("model_weights", size, f"{parameters:,} parameters × {stored}{shared}{beside}")
 
 
 def cache_part(question: Question, elements: int, state: int) -> Part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -196,12 +197,19 @@ class Engine:
         (0, 10, 1, 1)
         """
         named = said if said is not None else self.versions[0]
-        found = re.match(r"v?b?(\d+(?:\.\d+)*)", named)
+        found = _numbers(named)
         if found is None:
             raise InvalidSetup(
                 f"engine_version is a number such as {self.versions[0]}, not {named!r:.40}", "engine_version"
             )
-        return tuple(int(each) for each in found[1].split("."))
+        return found
+
+
+@lru_cache(maxsize=256)
+def _numbers(version: str) -> Version | None:
+    """A version as numbers, None where it is none."""
+    found = re.match(r"v?b?(\d+(?:\.\d+)*)", version)
+    return tuple(int(each) for each in found[1].split(".")) if found else None
 
 
 RESERVED = Measured(

@@ -6,17 +6,20 @@ was seen in. The V0 engine ends at 0.7; since 0.8 V1 profiles with chunked prefi
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import MappingProxyType
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from ..estimate import Part
 from ..formats import MXFP4, Recipe
 from ..gpus import GPU
+from ..model import Model
+from ..parallel import Placement
 from ..quantization import Microscaled, Packed
+from ..setup import InferenceSetup
 from ..units import GIB, MIB, ceil_div
 from .arithmetic import needed_cache, weights_part
-from .base import RESERVED, Engine, Measured, Option, Pool, Question, Share, visible
+from .base import RESERVED, Engine, Measured, Option, Pool, Question, Share, Value, Version, visible
 from .holdings import Loading, cache_formats, weights_held
 from .moments import widest
 from .pages import Pages, kinds, paged
@@ -82,7 +85,8 @@ def settle(question: Question) -> Question:
         # V0 prefills whole prompts; chunks come by themselves beyond 32K
         whole = not question.since(0, 8) and longest <= 32768
         options["max_num_batched_tokens"] = max(longest, 2048) if whole else 8192 if large else 2048
-    return replace(question, options=MappingProxyType(options), recipe=repacked(question))
+    recipe = repacked(question)
+    return Question(model, setup, recipe, question.placement, options, question.version, question.asked_cache)
 
 
 def repacked(question: Question) -> Recipe | None:
@@ -119,10 +123,9 @@ def pages_for(question: Question, pages: Pages, tokens: int) -> int:
     return pages.per_sequence(tokens, batched, 2 if question.since(0, 20) else 1)
 
 
-def reserved(question: Question, stage: int) -> tuple[int, str]:
-    """Bytes of the blocks that the workload takes on one GPU of a stage."""
+def reserved(question: Question, pages: Pages) -> tuple[int, str]:
+    """Bytes of the blocks that the workload takes on a GPU with such pages."""
     setup = question.setup
-    pages = pages_of(question, stage)
     each = pages_for(question, pages, setup.sequence_length)
     formula = f"{setup.batch_size} × {each:,} pages of {pages.page:,} bytes"
     if len(pages.groups) > 1:
@@ -195,14 +198,54 @@ def outside(question: Question, held: int) -> Measured:
     return replace(kind, low=OUTSIDE_SMALL.low, high=OUTSIDE_LARGE.high)
 
 
-def share(question: Question, stage: int) -> Share:
-    """One GPU: fused weights, whole pages, a profiled step, graphs and what lies outside torch."""
-    model, setup, placement = question.model, question.setup, question.placement
-    assert setup.precision
-    weights = weights_held(model, question.recipe, setup.precision, placement, stage, LOADING) + tables(question)
-    needed, state = needed_cache(question, stage)
-    blocks, formula = reserved(question, stage)
-    cache = Part("kv_cache", blocks, formula)
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What one GPU of a stage holds whatever the workload: the profiled step is as large as the options let it be.
+
+    graphs, outside   of `overhead`, what is not the driver's context
+    """
+
+    weights: Part
+    activations: Part
+    overhead: Part
+    graphs: Measured
+    outside: Measured
+    pages: Pages
+
+
+def standing(question: Question, stage: int) -> Standing:
+    """The standing part of an answer, worked out once for all workloads of a model under the same settings."""
+    setup = question.setup
+    return _standing(
+        question.model,
+        question.recipe,
+        question.placement,
+        tuple(question.options.items()),
+        question.version,
+        setup.precision,
+        setup.kv_cache_precision,
+        setup.gpu,
+        stage,
+    )
+
+
+@lru_cache(maxsize=2048)
+def _standing(
+    model: Model,
+    recipe: Recipe | None,
+    placement: Placement,
+    options: tuple[tuple[str, Value], ...],
+    version: Version,
+    precision: str | None,
+    cache: str | None,
+    gpu: GPU | None,
+    stage: int,
+) -> Standing:
+    setup = InferenceSetup(precision=precision, kv_cache_precision=cache, gpu=gpu)
+    assert precision
+    question = Question(model, setup, recipe, placement, dict(options), version)
+    turned = tables(question)
+    weights = weights_held(model, recipe, precision, placement, stage, LOADING) + turned
     activation, said = profiled(question, stage)
     seen, low, high = SEEN if question.since(0, 8) else SEEN_V0
     activations = Part(
@@ -221,12 +264,28 @@ def share(question: Question, stage: int) -> Share:
         CONTEXT.low + captured.low + beside.low,
         CONTEXT.high + captured.high + beside.high,
     )
+    return Standing(
+        weights_part(question, weights, f" in blocks of torch's allocator + {turned:,} of rotary tables"),
+        activations,
+        overhead,
+        captured,
+        beside,
+        pages_of(question, stage),
+    )
+
+
+def share(question: Question, stage: int) -> Share:
+    """One GPU: fused weights, whole pages, a profiled step, graphs and what lies outside torch."""
+    placement, held = question.placement, standing(question, stage)
+    needed, state = needed_cache(question, stage)
+    blocks, formula = reserved(question, held.pages)
+    cache = Part("kv_cache", blocks, formula)
     return Share(
         placement.tensor * placement.data,
-        weights_part(question, weights, f" in blocks of torch's allocator + {tables(question):,} of rotary tables"),
+        held.weights,
         (cache, cache),
-        (activations, activations),
-        (overhead,),
+        (held.activations, held.activations),
+        (held.overhead,),
         needed,
         min(state, blocks),
     )
@@ -258,7 +317,7 @@ def warn(question: Question, shares: tuple[Share, ...]) -> tuple[str, ...]:
         return ()
     longest = question.number("max_model_len", 2048)
     for stage, held in enumerate(shares):
-        pages = pages_of(question, stage)
+        pages = standing(question, stage).pages
         left = pool(question, held).size
         if left < pages_for(question, pages, longest) * pages.page:
             return (
@@ -272,18 +331,19 @@ def report(question: Question, shares: tuple[Share, ...]) -> dict[str, Any]:
     """Its lines at start, for the fullest GPU, in GiB."""
     fullest = max(range(len(shares)), key=lambda stage: shares[stage].weights.bytes)
     held = shares[fullest]
+    still = standing(question, fullest)
     said: dict[str, Any] = {
         "model_weights_gib": round(held.weights.bytes / GIB, 4),
         "activation_gib": round(max(each.activations[0].bytes for each in shares) / GIB, 2),
-        "non_torch_gib": round(outside(question, held.weights.bytes + held.activations[0].bytes).expected / GIB, 2),
-        "cuda_graph_gib": round(graphs(question, fullest).expected / GIB, 2),
+        "non_torch_gib": round(still.outside.expected / GIB, 2),
+        "cuda_graph_gib": round(still.graphs.expected / GIB, 2),
     }
     if question.setup.gpu is None:
         return said
     longest = question.number("max_model_len", 2048)
     counts = []
     for stage, each in enumerate(shares):
-        pages = pages_of(question, stage)
+        pages = standing(question, stage).pages
         size = max(pool(question, each).size, 0)
         counts.append((size, size // pages.page, pages_for(question, pages, longest), pages))
     size, blocks, each_request, pages = min(counts, key=lambda row: row[1] / max(row[2], 1))

@@ -50,6 +50,9 @@ def test_order_is_by_family_then_size() -> None:
         ("llama-3-8b", "Meta-Llama-3-8B"),
         ("mistral-7b", "Mistral-7B-v0.1"),
         ("gpt-2", "gpt2"),
+        ("Qwen/Qwen1.5-14B-Chat", "Qwen1.5-14B"),
+        ("Qwen/Qwen1.5-7B-Chat-GPTQ-Int8", "Qwen1.5-7B-Chat-GPTQ-Int8"),
+        ("Qwen/Qwen1.5-MoE-A2.7B-Chat-GPTQ-Int4", "Qwen1.5-MoE-A2.7B-Chat-GPTQ-Int4"),
     ],
 )
 def test_names_that_mean_a_model(asked: str, name: str) -> None:
@@ -83,6 +86,13 @@ def test_a_quantized_upload_is_its_base_model_in_that_format(asked: str, method:
     assert entry.parameter_count == base.parameter_count
     assert entry.config["quantization_config"]["quant_method"] == method
     assert "quantization_config" not in base.config
+
+
+def test_an_upload_that_was_padded_for_packing_keeps_its_own_width() -> None:
+    """A group of 128 rows on each of eight GPUs: 27392 feed-forward rows became 27648."""
+    padded, plain = library().get("Qwen/Qwen1.5-32B-Chat-GPTQ-Int4")[0], library().get("Qwen/Qwen1.5-32B-Chat")[0]
+    assert padded.parameter_count - plain.parameter_count == 64 * 3 * 5120 * (27648 - 27392)
+    assert padded.model.quantization is not None
 
 
 def test_an_unknown_name_is_answered_with_near_ones() -> None:

@@ -50,6 +50,11 @@ def test_order_is_by_family_then_size() -> None:
         ("llama-3-8b", "Meta-Llama-3-8B"),
         ("mistral-7b", "Mistral-7B-v0.1"),
         ("gpt-2", "gpt2"),
+        ("NousResearch/Llama-2-7b-chat-hf", "Llama-2-7b-chat-hf"),
+        ("unsloth/llama-3-8b-bnb-4bit", "llama-3-8b-bnb-4bit"),
+        ("lmsys/vicuna-7b-v1.5", "Llama-2-7b-hf"),
+        ("lmsys/vicuna-33b-v1.3", "llama-30b"),
+        ("THUDM/glm-4-9b-chat", "glm-4-9b-chat-hf"),  # of the longer context, not the base
         ("Qwen/Qwen1.5-14B-Chat", "Qwen1.5-14B"),
         ("Qwen/Qwen1.5-7B-Chat-GPTQ-Int8", "Qwen1.5-7B-Chat-GPTQ-Int8"),
         ("Qwen/Qwen1.5-MoE-A2.7B-Chat-GPTQ-Int4", "Qwen1.5-MoE-A2.7B-Chat-GPTQ-Int4"),
@@ -88,10 +93,18 @@ def test_a_quantized_upload_is_its_base_model_in_that_format(asked: str, method:
     assert "quantization_config" not in base.config
 
 
-def test_an_upload_that_was_padded_for_packing_keeps_its_own_width() -> None:
-    """A group of 128 rows on each of eight GPUs: 27392 feed-forward rows became 27648."""
-    padded, plain = library().get("Qwen/Qwen1.5-32B-Chat-GPTQ-Int4")[0], library().get("Qwen/Qwen1.5-32B-Chat")[0]
-    assert padded.parameter_count - plain.parameter_count == 64 * 3 * 5120 * (27648 - 27392)
+@pytest.mark.parametrize(
+    ("packed", "base", "more"),
+    [
+        ("Qwen/Qwen1.5-32B-Chat-GPTQ-Int4", "Qwen/Qwen1.5-32B-Chat", 64 * 3 * 5120 * (27648 - 27392)),
+        ("Qwen/Qwen2.5-72B-Instruct-AWQ", "Qwen/Qwen2.5-72B-Instruct", 80 * 3 * 8192 * (29696 - 29568)),
+        ("Qwen/Qwen2.5-72B-Instruct-GPTQ-Int8", "Qwen/Qwen2.5-72B-Instruct", 80 * 3 * 8192 * (29696 - 29568)),
+    ],
+)
+def test_an_upload_that_was_padded_for_packing_keeps_its_own_width(packed: str, base: str, more: int) -> None:
+    """Groups of 128 rows are to divide over GPUs, so that the feed-forward layers grew before they were packed."""
+    padded = library().get(packed)[0]
+    assert padded.model.parameters - library().get(base)[0].model.parameters == more
     assert padded.model.quantization is not None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 MAX_BYTES = 2**53
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Part:
     """One named share of memory, with the formula that gave it in this request's own numbers.
 
@@ -18,14 +18,16 @@ class Part:
     name: str
     bytes: int
     formula: str
-    low: int = -1
-    high: int = -1
+    low: int
+    high: int
 
-    def __post_init__(self) -> None:
-        if self.low < 0:
-            object.__setattr__(self, "low", self.bytes)
-        if self.high < 0:
-            object.__setattr__(self, "high", self.bytes)
+    def __init__(self, name: str, bytes: int, formula: str, low: int = -1, high: int = -1) -> None:
+        assign = object.__setattr__
+        assign(self, "name", name)
+        assign(self, "bytes", bytes)
+        assign(self, "formula", formula)
+        assign(self, "low", bytes if low < 0 else low)
+        assign(self, "high", bytes if high < 0 else high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,10 @@ class Phase:
     @property
     def total(self) -> int:
         """Bytes alive in this moment."""
-        return sum([part.bytes for part in self.parts])
+        total = 0
+        for part in self.parts:
+            total += part.bytes
+        return total
 
     def bytes_of(self, name: str) -> int:
         """Bytes of the part `name`, 0 where this phase has none."""

@@ -156,15 +156,17 @@ def inference(model: Model, setup: InferenceSetup) -> Estimate:
         fullest = max(stages, key=lambda each: max(phase.total for phase in each))
     if max([phase.total for phase in phases]) > MAX_BYTES:
         raise TooLarge("the memory comes to more than 2**53 bytes", None)
-    count = sum([share.count for share in shares])
+    count = reserved = state = needed = 0
+    for share in shares:
+        count += share.count
+        reserved += share.count * share.cache[1].bytes
+        state += share.count * share.state
+        needed += share.count * share.needed
     warnings = [] if engine.warn is None else [*engine.warn(question, shares)]
     fit, room = None, None
     report = engine.report(question, shares) if setup.engine is not None else {}
     if setup.gpu is not None:
         fit, room = _fitted(put, shares, fullest)
-    reserved = sum([share.count * share.cache[1].bytes for share in shares])
-    state = sum([share.count * share.state for share in shares])
-    needed = sum([share.count * share.needed for share in shares])
     return Estimate(
         phases,
         fullest=() if alone else fullest,

@@ -38,7 +38,6 @@ from .tape import (
     Size,
     Tape,
     Value,
-    evaluate,
     front,
     less,
     scaled,
@@ -68,7 +67,12 @@ class Profile:
 
     def need(self, phase: str, sequences: int, length: int) -> int:
         """Bytes of the largest moment of a phase with its gradients, 0 where it has none."""
-        return max([evaluate(size, sequences, length) + size[6] for size in self.phases[phase]], default=0)
+        most = 0
+        for one, b, s, bs, ss, bss, gradients in self.phases[phase]:
+            size = one + gradients + sequences * b + length * (s + sequences * bs + length * (ss + sequences * bss))
+            if size > most:
+                most = size
+        return most
 
 
 def settled(model: Model, mode: Mode) -> Mode:

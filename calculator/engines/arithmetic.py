@@ -78,14 +78,15 @@ def moments(question: Question, stage: int, elements: tuple[int, int], state: in
     in either, and less the states."""
     setup, width = question.setup, question.width
     assert setup.prompt_length
-    batch = setup.batch_size
-    inputs = IDS * batch * (setup.prompt_length + 1)
-    lengths = setup.prompt_length, setup.sequence_length
-    made = []
-    for step, length, kept in zip(("prefill", "decode"), lengths, elements, strict=True):
-        size = max(need(question, stage, step, length) - batch * kept * width - state, 0) + inputs
-        made.append(Part("activation_memory", size, f"largest moment of {step}: {batch} × {length:,} tokens"))
-    return made[0], made[1]
+    batch, prompt, length = setup.batch_size, setup.prompt_length, setup.sequence_length
+    inputs, beside = IDS * batch * (prompt + 1), batch * width
+    early, late = elements
+    prefill = max(need(question, stage, "prefill", prompt) - early * beside - state, 0) + inputs
+    decode = max(need(question, stage, "decode", length) - late * beside - state, 0) + inputs
+    return (
+        Part("activation_memory", prefill, f"largest moment of prefill: {batch} × {prompt:,} tokens"),
+        Part("activation_memory", decode, f"largest moment of decode: {batch} × {length:,} tokens"),
+    )
 
 
 def weights_part(question: Question, size: int, beside: str = "") -> Part:
@@ -107,10 +108,9 @@ def cache_part(question: Question, elements: int, state: int) -> Part:
     batch, precision = question.setup.batch_size, question.setup.kv_cache_precision
     assert precision
     stored = cache_formats(precision)
+    size = batch * stored.bytes(elements) + state
     formula = f"{batch} × {elements:,} elements × {stored.bits_per_weight:g} bits"
-    if state:
-        formula += f" + {state:,} bytes of state"
-    return Part("kv_cache", batch * stored.bytes(elements) + state, formula)
+    return Part("kv_cache", size, f"{formula} + {state:,} bytes of state" if state else formula)
 
 
 def needed_cache(question: Question, stage: int) -> tuple[int, int]:

@@ -250,8 +250,10 @@ def cache_formats(precision: str) -> Format:
 
 def cache_held(model: Model, placement: Placement, stage: int, tokens: int) -> int:
     """Elements that the layers of a stage keep for one sequence, on one GPU."""
-    layers = layers_of(model, placement.pipeline, stage)
-    return sum([count * layer.cache(tokens, placement.tensor) for layer, count in layers.items()])
+    held, ways = 0, placement.tensor
+    for layer, count in layers_of(model, placement.pipeline, stage).items():
+        held += count * layer.cache(tokens, ways)
+    return held
 
 
 FAR = 2**20  # tokens beyond every window

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from .errors import CalculatorError, InvalidSetup, TooLarge
@@ -123,12 +124,16 @@ class Placement:
         return self.gpu.memory * self.gpu_count
 
 
-PARALLEL = ("tensor_parallel", "pipeline_parallel", "expert_parallel", "data_parallel", "context_parallel")
+_INFERENCE_WAYS = attrgetter("tensor_parallel", "pipeline_parallel", "expert_parallel", "data_parallel")
+_TRAINING_WAYS = attrgetter(
+    "tensor_parallel", "pipeline_parallel", "expert_parallel", "data_parallel", "context_parallel"
+)
 
 
 def is_split(setup: Any) -> bool:
     """Whether the request already says how the work is split."""
-    return any(getattr(setup, name, 1) != 1 for name in PARALLEL)
+    ways = _TRAINING_WAYS if isinstance(setup, TrainingSetup) else _INFERENCE_WAYS
+    return set(ways(setup)) != {1}
 
 
 NODE = 8  # GPUs that share memory fast enough for tensor parallelism

@@ -8,7 +8,7 @@ double holds, sends the body down the slow road, which parses it again and expla
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from functools import cached_property
 from math import inf, isfinite
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, Union
@@ -57,8 +57,12 @@ class Body(BaseModel):
 
     def agrees(self) -> bool:
         """Whether nothing can be wrong between the fields it has."""
-        sent = self.model_fields_set
-        return any([name in sent and sent <= agreeing for name, agreeing in self.agreeing.items()])
+        return self.agree(self.model_fields_set)
+
+    @classmethod
+    def agree(cls, sent: Set[str]) -> bool:
+        """Whether nothing can be wrong between these fields, whatever they say."""
+        return any([name in sent and sent <= agreeing for name, agreeing in cls.agreeing.items()])
 
     @classmethod
     def conflicts(cls, sent: Mapping[str, Any], wrong: Paths = frozenset()) -> Iterator[Fault]:

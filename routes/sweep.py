@@ -170,9 +170,11 @@ def answered(ask: Any) -> dict[str, Any]:
 def estimates(ask: Any, request: Any, sent: dict[str, Any]) -> Iterator[Estimate | Fault]:
     """The answer of each cell. What no cell changes is settled once."""
     fixed: tuple[Any, Any] | None = None
+    names = sent.keys() | columns(ask.over, ask.values)[0]
+    agrees = request.agree(names)
     for cell in cells(ask.over, ask.values):
         said = sent | cell
-        fault = next(request.conflicts(said), None)
+        fault = None if agrees else next(request.conflicts(said), None)
         if fault is not None:
             yield fault
             continue

@@ -55,6 +55,8 @@ def test_order_is_by_family_then_size() -> None:
         ("lmsys/vicuna-7b-v1.5", "Llama-2-7b-hf"),
         ("lmsys/vicuna-33b-v1.3", "llama-30b"),
         ("THUDM/glm-4-9b-chat", "glm-4-9b-chat-hf"),  # of the longer context, not the base
+        ("Qwen/Qwen-7B-Chat-Int4", "Qwen-7B-Chat-Int4"),
+        ("Qwen/Qwen3.6-27B", "Qwen3.5-27B"),
         ("Qwen/Qwen1.5-14B-Chat", "Qwen1.5-14B"),
         ("Qwen/Qwen1.5-7B-Chat-GPTQ-Int8", "Qwen1.5-7B-Chat-GPTQ-Int8"),
         ("Qwen/Qwen1.5-MoE-A2.7B-Chat-GPTQ-Int4", "Qwen1.5-MoE-A2.7B-Chat-GPTQ-Int4"),

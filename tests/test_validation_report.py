@@ -42,3 +42,11 @@ def test_every_measured_row_names_its_source_and_is_answered():
         assert row["source"] and row["metric"] and row["quality"] in ("high", "medium", "low")
     text = report.table(rows)
     assert all(f"| {row['id']} |" in text for row in rows)
+
+
+def test_every_engine_and_every_row_that_misses_is_shown():
+    engines = report.by_engine(report.rows_of(ROOT / "validation" / "measured_inference.jsonl"))
+    assert all(f"| {engine} |" in engines for engine in ("llama.cpp", "sglang", "transformers", "vllm"))
+    rows = report.rows_of(ROOT / "validation" / "missed.jsonl")
+    text = report.missed(rows)
+    assert all(row["source"] and row["notes"] and f"| {row['id']} |" in text for row in rows)

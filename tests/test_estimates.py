@@ -3,6 +3,7 @@
 import pytest
 
 from calculator import InferenceSetup, TrainingSetup, inference, sized_model, training
+from calculator.library import library
 
 SEED = sized_model(7_000_000_000, 4096, 32, 32)
 
@@ -29,3 +30,19 @@ def test_phases_carry_the_same_states_and_the_peak_is_the_largest() -> None:
     assert [phase.name for phase in answer.phases] == ["forward", "loss", "backward", "optimizer_step"]
     assert answer.peak.total == max(phase.total for phase in answer.phases)
     assert len({phase.bytes_of("optimizer_memory") for phase in answer.phases}) == 1
+
+
+# model, tokens, elements of its cache for one sequence, by hand
+CACHES = [
+    ("Llama-3.1-8B", 1, 65_536),  # 2·32 layers·8 heads·128
+    ("DeepSeek-V3", 1, 35_136),  # 61 layers·(512 + 64): one latent for all heads
+    ("gemma-2-9b", 32_768, 21 * 2 * 8 * 256 * (32_768 + 4_096)),  # 21 layers see all, 21 a window: 5.906 GiB at 16 bit
+    ("gpt-oss-20b", 1000, 12 * 2 * 8 * 64 * (1000 + 128)),  # every second layer has a window of 128
+    ("falcon-7b", 1, 32 * 2 * 64),  # one key-value head
+    ("falcon-mamba-7b", 1000, 0),  # states only
+]
+
+
+@pytest.mark.parametrize(("name", "tokens", "elements"), CACHES, ids=[row[0] for row in CACHES])
+def test_a_cache_keeps_what_its_kind_keeps(name: str, tokens: int, elements: int) -> None:
+    assert library().get(name)[0].model.cache(tokens) == elements

@@ -17,7 +17,6 @@ from .layers.experts import Experts
 from .layers.megatron import MegatronBlock, MegatronEmbedding, MegatronHead, megatron_block
 from .model import Model
 from .parallel import sliced
-from .tensors import Tensor
 from .units import ceil_div
 
 HEADS = ("heads", "kv_heads", "value_heads", "key_heads", "groups")
@@ -93,20 +92,6 @@ def placeholder_elements(model: Model) -> int:
         if isinstance(layer, MegatronBlock):
             found |= layer.placeholders()
     return sum(out * into for out, into in found)
-
-
-def stage_tensors(model: Model, begin: int, end: int) -> Iterator[Tensor]:
-    """What a stage with those layers stores; a tied table is on the first stage and again on the last."""
-    if begin == 0:
-        yield from model.embedding.tensors()
-        for tower in model.towers:
-            yield from tower.tensors()
-    for layer in model.layers[begin:end]:
-        yield from layer.tensors()
-    if end == len(model.layers):
-        if model.head.tied and begin > 0:
-            yield next(iter(model.embedding.tensors()))
-        yield from model.head.tensors()
 
 
 def stages(model: Model, ways: int, schedule: str = "1f1b", virtual: int = 1, micro_batches: int = 1) -> list[Stage]:

@@ -529,7 +529,7 @@ class Tape:
             saved.append(weight)
         if bias:
             terms.append(self._lowered(self.parameter(out, trained=weight.node is not None, dtype=None)))
-        y = self.operate(scaled(rows, out), x.dtype, terms, saved, _product_gradient)
+        y = self.operate(scaled(rows, out), x.dtype, terms, saved, _fresh_input)
         self.products += 1
         if self.products % 2:
             self.keep(y)

@@ -7,7 +7,6 @@ its gradients; not the model's weights, nor what other layers hold. `profile` ad
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -205,24 +204,7 @@ def old_cache(layer: Any, mode: Mode) -> tuple[Size, ...]:
     return tuple(mixer.held(mode)) if hasattr(mixer, "held") else ()
 
 
-def saved_tensors(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -> Counter[tuple[Moment, str]]:
-    """What autograd keeps of one layer: (elements, dtype) of each storage, counted."""
-    tape = _start(mode, shared)
-    x = tape.new(scaled(mode.queries, width), dtype)
-    entry = _entry()
-    if mode.input_grad:
-        x.node = entry
-    y = layer.forward(tape, x)
-    inside = x.storage
-    kept: dict[int, tuple[Moment, str]] = {}
-    for node in [each() for each in tape.nodes]:
-        for storage in node.saved if node is not None else ():
-            if storage is not None and storage is not y.storage:
-                kept[id(storage)] = (storage.bytes, "input" if storage is inside else "")
-    return Counter(kept.values())
-
-
 RUNS: Mapping[str, Callable[..., Trace]] = {"none": trace, "selective": selected, "full": checkpointed}
 """How a layer is run, by the kind of checkpointing."""
 
-__all__ = ["NOTHING", "RUNS", "Trace", "checkpointed", "saved_tensors", "selected", "trace"]
+__all__ = ["NOTHING", "RUNS", "Trace", "checkpointed", "selected", "trace"]

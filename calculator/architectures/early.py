@@ -9,6 +9,7 @@ from ..layers.norms import LayerNorm
 from ..model import Model
 from ..tape import FLOAT, TOKENS, scaled
 from .fields import Fields, with_defaults
+from .gpt import with_learned_positions
 from .kin import stack
 from .table import Reader
 
@@ -38,20 +39,7 @@ def gpt_bigcode(fields: Fields, name: str | None) -> Model:
     feed_forward = FeedForward(hidden, wide, activation, up="c_fc", down="c_proj", dropout=dropped)
     block = NamedBlock(attention, feed_forward, (LayerNorm(hidden, "ln_1"), LayerNorm(hidden, "ln_2")))
     positions = fields.size("n_positions", "max_position_embeddings")
-    return stack(
-        fields,
-        name,
-        lambda _: block,
-        LayerNorm(hidden, "ln_f"),
-        tied=True,
-        embedding={
-            "name": "wte",
-            "positions": positions,
-            "position_name": "wpe",
-            "dropout": fields.number("embd_pdrop", default=0.1),
-        },
-        max_context=positions,
-    )
+    return with_learned_positions(fields, name, block, hidden, positions)
 
 
 def bloom(fields: Fields, name: str | None) -> Model:
@@ -133,4 +121,3 @@ def mpt(fields: Fields, name: str | None) -> Model:
 
 
 READERS: dict[str, Reader] = {"bloom": bloom, "gpt_bigcode": gpt_bigcode, "mpt": mpt}
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..layers.attention import Projections
-from ..layers.blocks import ParallelBlock
+from ..layers.blocks import Block, ParallelBlock
 from ..layers.early import JoinedAttention, NamedBlock
 from ..layers.ends import Embedding, Head
 from ..layers.feed_forward import FeedForward
@@ -49,6 +49,11 @@ def gpt2(fields: Fields, name: str | None) -> Model:
     feed_forward = FeedForward(hidden, wide, activation, up="c_fc", down="c_proj", dropout=dropped)
     layer = NamedBlock(attention, feed_forward, (LayerNorm(hidden, "ln_1"), LayerNorm(hidden, "ln_2")))
     positions = fields.size("n_positions", "max_position_embeddings", "n_ctx", default=1024)
+    return with_learned_positions(fields, name, layer, hidden, positions)
+
+
+def with_learned_positions(fields: Fields, name: str | None, layer: Block, hidden: int, positions: int) -> Model:
+    """GPT-2's two ends around equal layers: tables of tokens and of positions, a last norm, a tied head."""
     return stack(
         fields,
         name,

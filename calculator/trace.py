@@ -200,8 +200,8 @@ def selected(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()
 
 def old_cache(layer: Any, mode: Mode) -> tuple[Size, ...]:
     """The storages that the layer's cache held before this step."""
-    mixer = getattr(layer, "mixer", layer)
-    return tuple(mixer.held(mode)) if hasattr(mixer, "held") else ()
+    holder = layer if hasattr(layer, "held") else getattr(layer, "mixer", layer)
+    return tuple(holder.held(mode)) if hasattr(holder, "held") else ()
 
 
 RUNS: Mapping[str, Callable[..., Trace]] = {"none": trace, "selective": selected, "full": checkpointed}

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import InvalidConfig, UnknownName, nearest
 from ..model import Model
 from .early import READERS as EARLY
+from .encoder_decoders import READERS as ENCODER_DECODERS
 from .encoders import READERS as ENCODERS
 from .experts import READERS as EXPERTS
 from .fields import Fields
@@ -33,6 +34,7 @@ from .vision_experts import READERS as VISION_EXPERTS
 READERS: dict[str, Reader] = {
     **EARLY,
     **ENCODERS,
+    **ENCODER_DECODERS,
     **EXPERTS,
     **GEMMA,
     **GEMMA4,

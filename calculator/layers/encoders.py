@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..tape import BOOL, FLOAT, HALF, LONG, WIDTH, Mode, Node, Size, Tape, Value, scaled
+from ..tape import BOOL, FLOAT, HALF, LONG, Mode, Node, Size, Tape, Value, scaled
 from ..tensors import Tensor
-from .attention import Attention, attend, joined_to_cache, keep, kept_rows, score_entries
+from .attention import Attention, attend
 from .blocks import Block
+from .crossed import CrossAttention, for_both, plain_eager, waiting_node
 from .ends import Embedding, Head
 from .feed_forward import FeedForward, GatedFeedForward, activate
 from .norms import LayerNorm, Norm, statistics_rows
@@ -68,17 +69,6 @@ def last(name: str) -> str:
     'query'
     """
     return name.rsplit(".", 1)[-1]
-
-
-def plain_eager(tape: Tape, q: Value, k: Value, v: Value, layer: Attention, *added: Value) -> Value:
-    """Scores, what is added to them, softmax in their own dtype, dropout, product with the values."""
-    weights = tape.scale(tape.matmul(q, k, score_entries(tape.mode, layer)))
-    for each in added:
-        weights = tape.add(weights, each)
-    weights = tape.softmax(weights)
-    weights = tape.dropout(weights, layer.dropout)
-    tape.lingering.append(weights)
-    return tape.copy(tape.turn(tape.matmul(weights, v, q.elements)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,47 +186,27 @@ class T5Norm(Norm):
 
 
 @dataclass(frozen=True, slots=True)
-class T5Attention(Attention):
+class T5Attention(CrossAttention):
     """Scores without a scale, to which a learned bias by distance is added.
 
     buckets   rows of the table of biases, in the first layer of a stack; 0 in the others
-    across    whether keys and values come from the encoder
     """
 
     buckets: int = 0
-    across: bool = False
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Four matrices, and the table of biases in the first layer."""
-        made = Attention.tensors(self)
+        made = CrossAttention.tensors(self)
         if not self.buckets:
             return made
         shape, name = (self.buckets, self.heads), f"{self.prefix}.relative_attention_bias.weight"
         return (*made, Tensor(name, shape, "attention", "position"))
 
-    def cache(self, tokens: int, tensor: int = 1) -> int:
-        """Of the decoder: keys and values of the target, or of the source where it attends to the encoder."""
-        return 2 * tokens * -(-self.kv_heads // tensor) * self.head_dim if self.causal or self.across else 0
-
-    def held(self, mode: Mode) -> tuple[Size, ...]:
-        """Keys and values of the target grow by a token, those of the source are there in full."""
-        if not self.causal and not self.across:
-            return ()
-        width = self.key_width * WIDTH[HALF if mode.autocast else mode.weights]
-        size: Size = (0, 0, 0, width, 0, 0) if self.across else (0, -width, 0, width, 0, 0)
-        return (size, size)
-
     def forward(self, tape: Tape, x: Value) -> Value:
         """With the local variables of transformers' T5Attention.forward."""
         mode = tape.mode
         q = tape.turn(tape.linear(x, self.hidden, self.query_width, False, self.names.query))
-        if self.across and mode.step == "decode":
-            k, v = self._waiting(tape), self._waiting(tape)
-        else:
-            source = encoded(tape, self.hidden) if self.across else x
-            k = tape.turn(tape.linear(source, self.hidden, self.key_width, False, self.names.key))
-            v = tape.turn(tape.linear(source, self.hidden, self.key_width, False, self.names.value))
-            k, v = self._remembered(tape, k, v)
+        k, v = self.keys_and_values(tape, x)
         bias = self._bias(tape)
         if mode.attention == "eager":
             mask = tape.shared.get("mask") if self.causal else None
@@ -250,30 +220,10 @@ class T5Attention(Attention):
         if self.across or not tape.recording:
             return bias
         if not self.buckets:
-            return Value(bias.elements, bias.dtype, bias.storage, _waiting_node())
+            return Value(bias.elements, bias.dtype, bias.storage, waiting_node())
         found = tape.new(tape.mode.mask, LONG)  # the first layer looks them up, and keeps where
         table = tape.parameter(self.buckets * self.heads)
         return tape.attach(Value(bias.elements, bias.dtype, bias.storage), (table,), (found,))
-
-    def _waiting(self, tape: Tape) -> Value:
-        storage = tape.cached.pop(0)
-        value = Value(scaled((0, 0, 0, 1, 0, 0), self.key_width), self._kept_type(tape), storage)
-        keep(tape, value)
-        return value
-
-    def _kept_type(self, tape: Tape) -> str:
-        return HALF if tape.mode.autocast else tape.mode.weights
-
-    def _remembered(self, tape: Tape, k: Value, v: Value) -> tuple[Value, Value]:
-        if tape.mode.training or not (self.causal or self.across):
-            return k, v
-        if tape.mode.step == "decode":
-            rows = kept_rows(frozenset(), None)
-            return joined_to_cache(tape, k, rows, self.key_width), joined_to_cache(tape, v, rows, self.key_width)
-        k, v = tape.operate(k.elements, k.dtype, (k,)), tape.operate(v.elements, v.dtype, (v,))
-        keep(tape, k)
-        keep(tape, v)
-        return k, v
 
     def _efficient(self, tape: Tape, q: Value, k: Value, v: Value, bias: Value) -> Value:
         """torch's memory-efficient kernel, which is given the bias as a mask of its own memory."""
@@ -297,11 +247,6 @@ class T5Attention(Attention):
         return tape.operate(bias.elements, bias.dtype, (bias,), (mask,))
 
 
-def _waiting_node() -> Node:
-    """Stands for what lies outside the layer: a gradient waits in its buffer."""
-    return Node((), [], lambda tape, grads, node: [])
-
-
 def _with_bias(tape: Tape, grads: list[Value | None], node: Node) -> list[Value | None]:
     """The kernel makes a gradient of the bias for every sequence, which are then summed."""
     made = [None if link is None else tape.new(link[2], link[3]) for link in node.inputs[:3]]
@@ -313,12 +258,6 @@ def _with_bias(tape: Tape, grads: list[Value | None], node: Node) -> list[Value 
     total = tape.new(link[2], link[3])
     del whole
     return [*made, total]
-
-
-def encoded(tape: Tape, width: int) -> Value:
-    """The encoder's states, which every layer of the decoder sees; their gradient is summed elsewhere."""
-    states = tape.shared["encoded"]
-    return Value(states.elements, states.dtype, states.storage, _waiting_node() if tape.recording else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,13 +365,7 @@ class Crossing(Block):
         y = tape.embed(tape.mode.queries, self.vocabulary, self.width)
         tape.borrowing = False
         y = tape.dropout(y, self.dropout)
-        return tape.attach(tape.view(y), (y, states), (), _for_both)
-
-
-def _for_both(tape: Tape, grads: list[Value | None], node: Node) -> list[Value | None]:
-    """The decoder's gradient handed on, and that of the encoder's states, summed over the decoder's layers."""
-    states = node.inputs[1]
-    return [grads[0], None if states is None else tape.new(states[2], states[3])]
+        return tape.attach(tape.view(y), (y, states), (), for_both)
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,7 +381,6 @@ class T5Head(Head):
         x = self.norm.forward(tape, x)
         x = tape.dropout(x, self.dropout)
         return tape.scale(x) if self.factor else x
-
 
 
 @dataclass(frozen=True, slots=True)

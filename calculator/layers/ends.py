@@ -168,10 +168,13 @@ class Head:
 
 def cross_entropy(tape: Tape, logits: Value, narrow: bool = False) -> Value:
     """transformers' ForCausalLMLoss: logits in float32, their log-softmax (saved), and the mean negative
-    log-likelihood. `narrow` is torch's own: in the logits' dtype, unless autocast widens it."""
-    if not narrow or tape.mode.autocast:
+    log-likelihood. `narrow` is torch's own: the log-softmax in the logits' dtype, of which autocast makes a float32
+    copy for the mean."""
+    if not narrow:
         logits = tape.cast(logits, FLOAT)
     chances = tape.unary_output(logits)
+    if tape.mode.autocast:
+        chances = tape.cast(chances, FLOAT)
     return tape.operate(LOSS, FLOAT, (chances,), (chances,), _loss_gradient)
 
 

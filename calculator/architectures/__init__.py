@@ -26,6 +26,8 @@ from .llama import READERS as LLAMA
 from .olmo import READERS as OLMO
 from .others import READERS as OTHERS
 from .phi import READERS as PHI
+from .recent import READERS as RECENT
+from .sparse import READERS as SPARSE
 from .state_space import READERS as STATE_SPACE
 from .table import Reader
 from .vision import READERS as VISION
@@ -48,6 +50,8 @@ READERS: dict[str, Reader] = {
     **OLMO,
     **OTHERS,
     **PHI,
+    **RECENT,
+    **SPARSE,
     **STATE_SPACE,
     **VISION,
     **VISION_EXPERTS,

@@ -12,6 +12,7 @@ from ..layers.experts import GroupedSoftmaxRouter, MixtureOfExperts, Router, Sig
 from ..layers.feed_forward import GatedFeedForward
 from ..layers.latent import IndexedLatentAttention, LatentAttention
 from ..layers.norms import LateRMSNorm
+from ..layers.routers import NormedMixture
 from ..layers.streams import (
     CompressedAttention,
     FirstClampedExperts,
@@ -25,7 +26,7 @@ from ..layers.streams import (
 from ..layers.variants import ScaledBlock
 from ..model import Model
 from .experts import deepseek_mixture, ends, expert_counts, partial_rotary, prediction_layers, stack, two_norms
-from .fields import Fields
+from .fields import Fields, with_defaults
 from .llama import finish
 from .table import Reader
 
@@ -72,6 +73,7 @@ def deepseek(
     tables: tuple[tuple[str, int], ...] | None = None,
     copies: bool = True,
     adapted_stacks: bool = True,
+    normed: bool = False,
     **more: Any,
 ) -> Model:
     """Dense layers, then layers with experts; prediction layers beside them.
@@ -79,6 +81,7 @@ def deepseek(
     attentions   of each layer, equal ones one object
     adapted_stacks   whether peft maps its old names to the stacks
     copies       whether prediction layers come with copies of the embedding and of the head
+    normed       whether a norm runs over what routed and shared experts give together (A.X K1)
     """
     hidden, rotary = attentions[0].hidden, attentions[0].rotary
     activation = fields.text("hidden_act", default="silu")
@@ -86,6 +89,8 @@ def deepseek(
     mixture = deepseek_mixture(
         router, shared, activation, fields.size("moe_intermediate_size", default=wide), adapted_stacks
     )
+    if normed:
+        mixture = NormedMixture(mixture.router, mixture.experts, mixture.shared)
     dense_wide = fields.size("intermediate_size", default=dense_wide)
     dense = GatedFeedForward(hidden, dense_wide, activation, fields.flag("mlp_bias"), adapted=not adapted_stacks)
 
@@ -151,6 +156,46 @@ def deepseek_v3(fields: Fields, name: str | None, adapted_stacks: bool = True) -
     router = sigmoid_router(fields, attention.hidden, 8, 256, 8, 4)
     layers = [attention] * fields.size("num_hidden_layers")
     return deepseek(fields, name, layers, router, wide=2048, first=3, dense_wide=18432, adapted_stacks=adapted_stacks)
+
+
+def axk1(fields: Fields, name: str | None) -> Model:
+    """A.X K1: DeepSeek-V3 with a norm after each mixture."""
+    fields = with_defaults(
+        fields,
+        vocab_size=163840,
+        hidden_size=7168,
+        num_hidden_layers=61,
+        num_attention_heads=64,
+        max_position_embeddings=32768,
+    )
+    attention = LatentAttention(**latent_sizes(fields, 1536, 128, 128), pairs=pairing(fields))
+    if not attention.query_rank:
+        fields.refuse("q_lora_rank", "must be a whole number")
+    router = sigmoid_router(fields, attention.hidden, 8, 192, 8, 4)
+    layers = [attention] * fields.size("num_hidden_layers")
+    return deepseek(
+        fields, name, layers, router, wide=2048, first=1, dense_wide=18432, adapted_stacks=False, normed=True
+    )
+
+
+def youtu(fields: Fields, name: str | None) -> Model:
+    """Youtu-LLM: latent attention without experts, tied."""
+    fields = with_defaults(
+        fields,
+        vocab_size=128256,
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_hidden_layers=32,
+        num_attention_heads=16,
+        max_position_embeddings=131072,
+    )
+    attention = LatentAttention(**latent_sizes(fields, 1536, 128, 128), pairs=pairing(fields))
+    hidden, activation = attention.hidden, fields.text("hidden_act", default="silu")
+    feed_forward = GatedFeedForward(hidden, fields.size("intermediate_size"), activation)
+    block = PreNormBlock(attention, feed_forward, two_norms(hidden))
+    embedding, head = ends(fields, hidden, tied_default=True)
+    layers = (block,) * fields.size("num_hidden_layers")
+    return finish(fields, name, embedding, layers, head, rotary=attention.rotary)
 
 
 def glm4_moe_lite(fields: Fields, name: str | None) -> Model:
@@ -342,6 +387,7 @@ def deepseek_v4(fields: Fields, name: str | None) -> Model:
 
 
 READERS: dict[str, Reader] = {
+    "axk1": axk1,
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
     "deepseek_v32": deepseek_v32,
@@ -351,4 +397,5 @@ READERS: dict[str, Reader] = {
     "glm4_moe_lite": glm4_moe_lite,
     "glm_moe_dsa": glm_moe_dsa,
     "minicpm3": minicpm3,
+    "youtu": youtu,
 }

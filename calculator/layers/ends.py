@@ -22,6 +22,7 @@ class Embedding:
     norm       after the sum, where a family has one
     scaled     whether the rows are multiplied by a constant (Gemma, Granite)
     scaled_after   whether that happens outside the embedding's own module (Granite)
+    both_held      whether the rows keep a name beside the multiplied ones (AFM)
     dropout    rate while training
     dropout_first  whether the variable that holds the rows is overwritten by their dropout (Phi)
     """
@@ -39,6 +40,7 @@ class Embedding:
     dropout: float = 0.0
     dropout_first: bool = False
     scaled_after: bool = False
+    both_held: bool = False
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Tokens × width, positions × width, and what follows them."""
@@ -74,6 +76,8 @@ class Embedding:
         if self.scaled:
             if tape.asked and self.scaled_after:
                 tape.leaves.append(x.storage)
+            if self.both_held:
+                tape.held.append(x)
             x = tape.scale(x)
         if tape.asked:
             x.node = Node((), [x.storage], lambda tape, grads, node: [])
@@ -89,7 +93,8 @@ class Embedding:
             x = tape.linear(x, self.width, self.projected, module="project_in")
         if self.dropout_first:
             x = tape.dropout(x, self.dropout)
-        tape.held.append(x)
+        if not self.both_held:
+            tape.held.append(x)
         if positions is not None:
             x = tape.add(x, positions)
         if self.types:

@@ -1,0 +1,121 @@
+"""Later decoders: what a layer keeps and a step needs, against counted allocations; counts and refusals.
+
+`counted_text.json` was counted with torch 2.13.0, transformers 5.23.0 and peft 0.21.2: allocations on fake CUDA
+tensors, unrounded, two sequences of 128 tokens, adapters of rank 16. No published model has these sizes.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calculator.architectures import read_model
+from calculator.errors import InvalidConfig
+from calculator.model import Model
+from calculator.profile import inference_profile, settled, shared_tables, training_profile
+from calculator.tape import FLOAT, Adapter, Mode, evaluate
+from calculator.trace import trace
+
+COUNTED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "counted_text.json").read_text())
+LENGTH, SEQUENCES = 128, 2
+IDS = 8 * LENGTH * SEQUENCES
+SMALL = 64  # bytes: random states of flash attention's dropout
+BESIDE = 8 * LENGTH + 4_096  # bytes: position ids, frequencies of rotary tables, corrections of routers
+
+MODES = {
+    "bf16": Mode(),
+    "eager": Mode(attention="eager"),
+    "float32": Mode(weights=FLOAT),
+    "autocast": Mode(weights=FLOAT, autocast=True),
+}
+STEPS = {
+    "step": Mode(),
+    "eager_step": Mode(attention="eager"),
+    "checkpointed": Mode(),
+    "lora": Mode(frozen=True, adapter=Adapter(16, ("all-linear",), FLOAT)),
+}
+SAVED = [(name, mode) for name, row in COUNTED.items() for mode in row["saved"]]
+PEAKS = [(name, phase) for name, row in COUNTED.items() for phase in row["peaks"]]
+
+
+def mode_of(model: Model, mode: Mode, **changes: Any) -> Mode:
+    """The mode with the windows that the sequences exceed."""
+    exceeded = frozenset(window for window in model.windows if window <= LENGTH)
+    return settled(model, replace(mode, exceeded=exceeded, **changes))
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_parameters_are_counted_to_the_last(name: str) -> None:
+    model = read_model(COUNTED[name]["config"])
+    assert model.parameters == COUNTED[name]["parameters"]
+    assert sum(model.components().values()) == model.parameters
+
+
+@pytest.mark.parametrize(("name", "mode"), SAVED)
+def test_a_layer_keeps_what_was_counted(name: str, mode: str) -> None:
+    model = read_model(COUNTED[name]["config"])
+    how = mode_of(model, MODES[mode])
+    layer = model.layers[max(1, len(model.layers) // 2)]
+    kept = trace(layer, how, model.hidden * model.streams, how.hidden, shared_tables(model, how)).saved
+    assert evaluate(kept, SEQUENCES, LENGTH) == pytest.approx(COUNTED[name]["saved"][mode], abs=SMALL)
+
+
+@pytest.mark.parametrize(("name", "phase"), PEAKS)
+def test_a_step_needs_what_was_counted(name: str, phase: str) -> None:
+    row = COUNTED[name]
+    model = read_model(row["config"])
+    held = 2 * model.parameters
+    step = phase.removeprefix("eager_")
+    if step in ("prefill", "decode"):
+        how = mode_of(model, Mode(step=step, attention="sdpa" if step == phase else "eager"))
+        need = inference_profile(model, how, all_logits=True).need(step, SEQUENCES, LENGTH + (step == "decode"))
+        held += IDS
+    else:
+        frozen = phase == "lora"
+        how = mode_of(model, STEPS[phase])
+        profile = training_profile(model, how, "full" if phase == "checkpointed" else "none", False, not frozen)
+        need = max(profile.need(part, SEQUENCES, LENGTH) for part in profile.phases)
+        held += 2 * IDS + (4 * row["adapters"] if frozen else 0)
+    assert held + need == pytest.approx(row["peaks"][phase], rel=5e-4, abs=BESIDE)
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 100,
+    "head_dim": 16,
+    "sliding_window": 32,
+}
+# model type, fields that make no sense, the field the message names
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("afmoe", {"num_key_value_heads": 3}, "num_attention_heads"),
+    ("afmoe", {"layer_types": ["sliding_attention", "chunked"]}, "layer_types"),
+    ("afmoe", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers"),
+    ("cohere2_moe", {"first_k_dense_replace": 1}, "prefix_dense_intermediate_size"),
+    ("cohere2_moe", {"expert_selection_fn": "best"}, "expert_selection_fn"),
+    ("cohere2_moe", {"sliding_window_pattern": 0}, "sliding_window_pattern"),
+    ("dots1", {}, "n_routed_experts"),
+    ("dots1", {"n_routed_experts": 8, "num_experts_per_tok": 9, "n_shared_experts": 1}, "num_experts_per_tok"),
+    ("dots1", {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 3}, "n_routed"),
+    ("exaone_moe", {"mlp_layer_types": ["sparse"]}, "mlp_layer_types"),
+    ("flex_olmo", {"num_experts": 0}, "num_experts"),
+    ("granite_swa", {"layer_rope_theta": ["a", 0]}, "layer_rope_theta"),
+    ("laguna", {"num_key_value_heads": 4, "num_attention_heads_per_layer": [4, 6]}, "num_attention_heads"),
+    ("laguna", {"num_key_value_heads": 4, "num_attention_heads_per_layer": [4, 0]}, "num_attention_heads"),
+    ("lfm2_moe", {}, "layer_types"),
+    ("youtu", {"kv_lora_rank": 0}, "kv_lora_rank"),
+    ("axk1", {"q_lora_rank": None}, "q_lora_rank"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "field"), BAD, ids=[f"{kind}-{field}-{index}" for index, (kind, _, field) in enumerate(BAD)]
+)
+def test_figures_that_make_no_sense_are_refused(kind: str, change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidConfig, match=field):
+        read_model({"model_type": kind, **SIZES, **change})

@@ -50,7 +50,7 @@ class Model:
     beside       further tensors that every layer sees: (name, elements, dtype or None for that of the weights)
     mask_filled  whether the eager mask is boolean and fills scores, so that each layer keeps it
     unmasked     whether no mask is made: encoders without padding
-    biases       score matrices that all layers add, without a batch: (name, heads)
+    biases       score matrices that all layers add, without a batch: (name, heads, whether in the dtype of products)
     holds_outputs whether attention weights that a layer hands back live until the next is through
     held_embedding  whether the forward pass holds the embedding's output while the layers run
     streams      hidden states side by side that each layer is handed (Gemma 3n)
@@ -84,7 +84,7 @@ class Model:
     beside: tuple[tuple[str, Size, str | None], ...] = ()
     mask_filled: bool = False
     unmasked: bool = False
-    biases: tuple[tuple[str, int], ...] = ()
+    biases: tuple[tuple[str, int, bool], ...] = ()
     holds_outputs: bool = False
     streams: int = 1
     inputs: tuple[tuple[str, int], ...] = ()

@@ -91,7 +91,8 @@ def shared_tables(model: Model, mode: Mode) -> Shared:
     else:
         made.append(("position_ids", mode.query_positions, LONG))
     made += [(name, scaled(mode.queries, width), mode.hidden) for name, width in model.inputs]
-    made += [(name, scaled(mode.mask, heads), mode.hidden) for name, heads in model.biases]
+    product = HALF if mode.autocast else mode.hidden
+    made += [(name, scaled(mode.mask, heads), product if low else mode.hidden) for name, heads, low in model.biases]
     exceeded = [window for window in model.windows if window in mode.exceeded]
     if mode.attention == "eager":
         if None in model.reaches and not model.distances and not model.unmasked:

@@ -301,6 +301,7 @@ class Tape:
         self.asked = False  # whether the embedding's output is asked for a gradient of its own (checkpointed adapters)
         self.aside: list[Value] = []  # what the embedding makes for all layers beside the hidden states
         self.shared = Shared()
+        self.pending: list[tuple[Node, Size, str]] = []  # gradients that later layers have begun and this one adds to
         self.borrowing = False  # parameters made now belong to another layer, where their gradients are counted
         self.selecting: list[Storage] | None = None  # what selective checkpointing keeps; None elsewhere
         self.products = 0
@@ -428,6 +429,23 @@ class Tape:
         if a.dtype == dtype:
             return a
         return self.operate(a.elements, dtype, (a,), (), _fresh_input, dense=a.dense)
+
+    def outside(self, a: Value, alone: bool = False) -> Value:
+        """What lies outside the layer and is seen by others like it, whose gradient grows from one to the next; `alone`
+        where this one is the first to add to it."""
+        if not self.recording:
+            return Value(a.elements, a.dtype, a.storage, dense=a.dense)
+        node = Node((), [], lambda tape, grads, node: [])
+        if not alone:
+            self.pending.append((node, a.elements, a.dtype))
+            if self.recomputed:
+                self.begin(len(self.pending) - 1)
+        return Value(a.elements, a.dtype, a.storage, node, dense=a.dense)
+
+    def begin(self, first: int = 0) -> None:
+        """The backward pass begins: what later layers have made of those gradients is there."""
+        for node, elements, dtype in self.pending[first:]:
+            node.buffer[0] = self.new(elements, dtype)
 
     def copy(self, a: Value) -> Value:
         """A dense copy of a view that is not dense; itself otherwise."""

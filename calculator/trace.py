@@ -106,6 +106,7 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
         return Trace(forward, casts=casts, before=before, after=after, lingers=lingers)
     saved, saves = tape.live, saved_names(tape)
     tape.moments = []
+    tape.begin()
     if isinstance(node, Node):
         node.buffer[0] = tape.new(elements, kind)
     tape.run()
@@ -164,9 +165,10 @@ def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared 
     tape.moments = []
     tape.run()
     del node, entry
+    handed = layer.handed(mode) if hasattr(layer, "handed") else NOTHING
     return Trace(
         forward,
-        stored.bytes,
+        together(stored.bytes, handed),
         front(moments + tape.moments),
         total(tape.gradients),
         casts,

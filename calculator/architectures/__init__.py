@@ -29,6 +29,7 @@ from .phi import READERS as PHI
 from .recent import READERS as RECENT
 from .sparse import READERS as SPARSE
 from .state_space import READERS as STATE_SPACE
+from .t5 import READERS as T5
 from .table import Reader
 from .vision import READERS as VISION
 from .vision_experts import READERS as VISION_EXPERTS
@@ -53,6 +54,7 @@ READERS: dict[str, Reader] = {
     **RECENT,
     **SPARSE,
     **STATE_SPACE,
+    **T5,
     **VISION,
     **VISION_EXPERTS,
 }

@@ -189,7 +189,14 @@ def joined(
 def stacked(both: tuple[Side, Side]) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
     """The layers of both sides."""
     first, second = both
-    return (first.block,) * first.count, (second.block,) * second.count
+    return (first.block,) * first.count, ended(second)
+
+
+def ended(decoder: Side) -> tuple[Block, ...]:
+    """A decoder's layers, of which the last is the first to make a gradient of the encoder's states."""
+    assert decoder.block.across is not None
+    last = replace(decoder.block, across=replace(decoder.block.across, last=True))
+    return (*(decoder.block,) * (decoder.count - 1), last)
 
 
 def bart_like(fields: Fields, name: str | None, kind: Kind, **defaults: object) -> Model:
@@ -398,7 +405,7 @@ def whisper(fields: Fields, name: str | None) -> Model:
         fields,
         name,
         embedding,
-        (encoder, *(second.block,) * second.count),
+        (encoder, *ended(second)),
         Head(embedding.vocabulary, hidden, tied, LayerNorm(hidden, "decoder.layer_norm"), "proj_out", narrow_loss=True),
         max_context=texts,
         beside=(("encoded", states, None),),

@@ -1,14 +1,9 @@
-"""Encoders (BERT, RoBERTa, DistilBERT) and the encoder-decoder T5.
-
-A step of an encoder-decoder model has as many source tokens as target tokens: its figures are for both at that length.
-"""
+"""Encoders: BERT, RoBERTa, DistilBERT."""
 
 from __future__ import annotations
 
 from ..layers.attention import Projections
-from ..layers.blocks import Block
 from ..layers.encoders import (
-    Crossing,
     DistilBlock,
     EncoderAttention,
     EncoderBlock,
@@ -16,18 +11,11 @@ from ..layers.encoders import (
     EncoderFeedForward,
     MaskedHead,
     PoolingHead,
-    T5Attention,
-    T5Block,
-    T5FeedForward,
-    T5GatedFeedForward,
-    T5Head,
-    T5Norm,
 )
-from ..layers.ends import Embedding, Head
+from ..layers.ends import Head
 from ..layers.feed_forward import FeedForward
 from ..layers.norms import LayerNorm
 from ..model import Model
-from ..tape import TOKENS, scaled
 from .fields import Fields, with_defaults
 from .llama import finish
 from .table import Reader
@@ -185,80 +173,9 @@ def distilbert(fields: Fields, name: str | None) -> Model:
     )
 
 
-def t5(fields: Fields, name: str | None) -> Model:
-    """T5, T5 1.1 and FLAN-T5: an encoder and a decoder over one table; where the head is the table too, what goes into
-    it is scaled."""
-    fields = with_defaults(fields, vocab_size=32128, d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8)
-    hidden, head_dim, heads = fields.size("d_model"), fields.size("d_kv"), fields.size("num_heads")
-    wide, dropout = fields.size("d_ff"), fields.number("dropout_rate", default=0.1)
-    buckets = fields.size("relative_attention_num_buckets", default=32)
-    count = fields.size("num_layers")
-    kind = fields.text("feed_forward_proj", default="relu")
-    activation = "gelu_new" if kind == "gated-gelu" else kind.rsplit("-", 1)[-1]
-    inner: T5FeedForward | T5GatedFeedForward
-    if kind.startswith("gated"):
-        inner = T5GatedFeedForward(
-            hidden, wide, activation, gate="wi_0", up="wi_1", down="wo", prefix="layer.DenseReluDense", dropout=dropout
-        )
-    else:
-        inner = T5FeedForward(
-            hidden, wide, activation, False, up="wi", down="wo", prefix="layer.DenseReluDense", dropout=dropout
-        )
-
-    def attention(causal: bool, first: bool, across: bool = False) -> T5Attention:
-        return T5Attention(
-            hidden,
-            heads,
-            heads,
-            head_dim,
-            names=Projections("q", "k", "v", "o"),
-            prefix="layer.EncDecAttention" if across else "layer.SelfAttention",
-            rotary_dim=0,
-            causal=causal,
-            dropout=dropout,
-            buckets=buckets if first else 0,
-            across=across,
-        )
-
-    norms = tuple(T5Norm(hidden, f"layer.{index}.layer_norm") for index in range(3))
-
-    def side(layers: int, decoder: bool) -> list[Block]:
-        across = attention(False, False, True) if decoder else None
-        kept = norms if decoder else norms[:2]
-        first, other = (
-            T5Block(attention(decoder, at_start), inner, kept, across, not decoder, dropout)
-            for at_start in (True, False)
-        )
-        return [first, *[other] * (layers - 1)]
-
-    vocabulary = fields.size("vocab_size")
-    crossing = Crossing(None, None, (T5Norm(hidden, "encoder.final_layer_norm"),), vocabulary, hidden, dropout)
-    decoders = fields.size("num_decoder_layers", default=count)
-    scales = fields.values.get("tie_word_embeddings") is not False
-    return finish(
-        fields,
-        name,
-        Embedding(vocabulary, hidden, "shared", dropout=dropout),
-        (*side(count, False), crossing, *side(decoders, True)),
-        T5Head(
-            vocabulary,
-            hidden,
-            scales,
-            T5Norm(hidden, "decoder.final_layer_norm"),
-            narrow_loss=True,
-            dropout=dropout,
-            factor=scales,
-        ),
-        max_context=fields.optional("n_positions"),
-        biases=(("bias", heads), ("cross_bias", heads)),
-        beside=(("encoded", scaled(TOKENS, hidden), None),),
-    )
-
-
 READERS: dict[str, Reader] = {
     "bert": bert,
     "distilbert": distilbert,
     "roberta": roberta,
-    "t5": t5,
     "xlm-roberta": roberta,
 }

@@ -26,29 +26,20 @@ def plain_eager(
     return tape.copy(tape.turn(tape.matmul(weights, v, q.elements)))
 
 
-def encoded(tape: Tape) -> Value:
-    """The encoder's states, which every layer of the decoder sees; their gradient is summed elsewhere."""
-    states = tape.shared["encoded"]
-    return Value(states.elements, states.dtype, states.storage, waiting_node() if tape.recording else None)
-
-
-def waiting_node() -> Node:
-    """Stands for what lies outside the layer: a gradient waits in its buffer."""
-    return Node((), [], lambda tape, grads, node: [])
-
-
 @dataclass(frozen=True, slots=True)
 class CrossAttention(Attention):
     """Attention in an encoder, in a decoder, or of a decoder to its encoder.
 
     across    whether keys and values come from the encoder
     source    positions the encoder has, whatever the text; 0 where it has as many as the text
+    last      whether the layer is the last of its stack
     unbiased  names of matrices that lack the bias the others have (Whisper's keys)
     stored    further tensors that it holds
     """
 
     across: bool = False
     source: int = 0
+    last: bool = False
     unbiased: tuple[str, ...] = ()
     stored: tuple[Tensor, ...] = ()
 
@@ -95,7 +86,7 @@ class CrossAttention(Attention):
         """Of the text or of the encoder's states; in a decode step those of the encoder are there."""
         if self.across and tape.mode.step == "decode":
             return self._waiting(tape), self._waiting(tape)
-        source = encoded(tape) if self.across else x
+        source = tape.outside(tape.shared["encoded"], self.last) if self.across else x
         rows = self.source_rows if self.across else None
         k = tape.turn(tape.linear(source, self.hidden, self.key_width, self._has(0), self.names.key, rows))
         v = tape.turn(tape.linear(source, self.hidden, self.key_width, self._has(1), self.names.value, rows))

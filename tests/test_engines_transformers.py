@@ -68,6 +68,14 @@ def test_newer_versions_do_not():
     assert phase(new, "prefill").bytes_of("activation_memory") < 1024 * 151936 * 2
 
 
+def test_older_versions_keep_the_last_steps_cache_beside_the_new_one():
+    # of the layer that is not at work the keys and values of 1,023 tokens: 2 × 2 heads × 128 × 2 bytes a token
+    said = {"engine": "transformers", "sequence_length": 1024}
+    tuples, objects = (at(engine_version=each, **said) for each in ("4.41", "4.42"))
+    assert phase(tuples, "decode").total - phase(objects, "decode").total == 1023 * 2 * 2 * 128 * 2
+    assert phase(tuples, "prefill") == phase(objects, "prefill")
+
+
 def test_a_tied_head_of_an_awq_checkpoint_is_there_twice_while_it_loads():
     estimate = inference(TIED, InferenceSetup(engine="transformers", engine_version="4.46", quantization="awq-int4"))
     assert phase(estimate, "load").bytes_of("activation_memory") == 151936 * 2048 * 2

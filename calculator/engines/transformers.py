@@ -11,7 +11,7 @@ from ..model import Model
 from ..units import MIB
 from .arithmetic import share as bare_share
 from .base import Engine, Measured, Question, Share, calibrated
-from .holdings import Loading, layers_of
+from .holdings import Loading, cache_formats, cache_held, layers_of
 
 CONTEXT = Measured(
     450 * MIB,
@@ -44,6 +44,8 @@ def share(question: Question, stage: int) -> Share:
     prefill, decode = (
         Part(part.name, part.bytes + kept + WORKSPACE, f"{part.formula}; {formula}") for part in (prefill, decode)
     )
+    if not question.since(4, 42):
+        decode = with_old_cache(question, stage, decode)
     overhead = calibrated("runtime_overhead", CONTEXT, "driver context")
     loading = untied_while_loading(question, kept) if last and not question.since(5) else None
     return replace(plain, activations=(prefill, decode), overhead=(overhead,), loading=loading)
@@ -71,6 +73,22 @@ def upcast(question: Question, prefill: Part) -> Part:
         return prefill
     formula = f"logits of {rows:,} tokens × {vocabulary:,} in {8 * question.width} bits and again in float32"
     return Part("activation_memory", both, formula)
+
+
+def with_old_cache(question: Question, stage: int, decode: Part) -> Part:
+    """Until 4.41 `generate` handed each step the keys and values as tuples and kept them until the step was over, while
+    the model put new ones, a token longer, beside them: both caches are there at the end of a step. Of the layer at
+    work, the old ones are part of what the step takes in any version."""
+    setup, placement = question.setup, question.placement
+    assert setup.kv_cache_precision
+    before = setup.sequence_length - 1
+    layers = layers_of(question.model, placement.pipeline, stage)
+    at_work = max(layer.cache(before, placement.tensor) for layer in layers)
+    elements = cache_held(question.model, placement, stage, before) - at_work
+    size = setup.batch_size * cache_formats(setup.kv_cache_precision).bytes(elements)
+    if not size:
+        return decode
+    return Part(decode.name, decode.bytes + size, f"{decode.formula}, beside the cache of {before:,} tokens before it")
 
 
 @lru_cache(maxsize=1024)
@@ -109,6 +127,7 @@ TRANSFORMERS = Engine(
     {
         "forward pass": "models of transformers 5.23.0, allocations counted on fake CUDA tensors of torch 2.13.0",
         "logits": "modeling_llama.py until 4.44: logits of every position, then .float(); num_logits_to_keep since",
+        "old cache": "generation/utils.py until 4.41: past_key_values as tuples; DynamicCache since 4.42",
         "rotary tables": "modeling_qwen2.py until 4.42: Qwen2RotaryEmbedding in each attention layer",
         "fp8 head": "github.com/QwenLM/Qwen3, docs: GPU memory under transformers 4.51.3, tied and untied models",
         "allocator": "c10/cuda/CUDACachingAllocator.cpp",

@@ -26,11 +26,13 @@ from .llama import READERS as LLAMA
 from .olmo import READERS as OLMO
 from .others import READERS as OTHERS
 from .phi import READERS as PHI
+from .pictures import READERS as PICTURES
 from .recent import READERS as RECENT
 from .sparse import READERS as SPARSE
 from .state_space import READERS as STATE_SPACE
 from .t5 import READERS as T5
 from .table import Reader
+from .texts import TEXTS
 from .vision import READERS as VISION
 from .vision_experts import READERS as VISION_EXPERTS
 
@@ -51,6 +53,7 @@ READERS: dict[str, Reader] = {
     **OLMO,
     **OTHERS,
     **PHI,
+    **PICTURES,
     **RECENT,
     **SPARSE,
     **STATE_SPACE,
@@ -58,6 +61,7 @@ READERS: dict[str, Reader] = {
     **VISION,
     **VISION_EXPERTS,
 }
+TEXTS.update((kind, reader) for kind, reader in READERS.items() if kind not in PICTURES)
 
 
 def read_model(config: Mapping[str, Any], name: str | None = None) -> Model:

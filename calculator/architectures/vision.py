@@ -101,6 +101,7 @@ def qwen3_vl_tower(fields: Fields) -> Tower:
 def pixtral_tower(fields: Fields) -> Tower:
     """Pixtral's: square patches, blocks without biases and with a gated feed-forward layer."""
     width = fields.size("hidden_size", default=1024)
+    fields.divides(width, fields.size("num_attention_heads", default=16), ("hidden_size", "num_attention_heads"))
     wide = fields.size("intermediate_size", default=4096)
     side = fields.size("patch_size", default=16)
     block = (
@@ -124,6 +125,7 @@ def pixtral_tower(fields: Fields) -> Tower:
 def siglip_tower(fields: Fields) -> Tower:
     """SigLIP's: square patches with learned positions, blocks with biases, pooling by attention on request."""
     width = fields.size("hidden_size", default=768)
+    fields.divides(width, fields.size("num_attention_heads", default=12), ("hidden_size", "num_attention_heads"))
     wide = fields.size("intermediate_size", default=3072)
     side = fields.size("patch_size", default=16)
     feed_forward = (*matrix("mlp.fc1", wide, width), *matrix("mlp.fc2", width, wide))

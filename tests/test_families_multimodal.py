@@ -1,0 +1,85 @@
+"""Families of a text model, encoders and a projector: counts to the last, steps that run, configurations refused.
+
+`counted_multimodal.json` was counted on the model classes of transformers 5.23.0, built on the meta device: unique
+parameters of the whole, and those outside the text model and its head. No published model has these sizes.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calculator.architectures import READERS, read_model
+from calculator.errors import CalculatorError, InvalidConfig
+from calculator.inference import inference
+from calculator.setup import InferenceSetup, Lora, TrainingSetup
+from calculator.training import training
+
+COUNTED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "counted_multimodal.json").read_text())
+TYPES = sorted({row["config"]["model_type"] for row in COUNTED.values()})
+FIRST = {kind: next(row["config"] for row in COUNTED.values() if row["config"]["model_type"] == kind) for kind in TYPES}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_parameters_are_counted_to_the_last(name: str) -> None:
+    row = COUNTED[name]
+    model = read_model(row["config"])
+    assert (model.parameters, model.components()["multimodal"]) == (row["parameters"], row["outside"])
+    assert sum(model.components().values()) == model.parameters >= model.active_parameters
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_text_part_serves_and_trains(kind: str) -> None:
+    model = read_model(FIRST[kind])
+    for precision, width in (("float32", 4), ("bfloat16", 2), ("int8", 1)):
+        setup = InferenceSetup(precision=precision, batch_size=2, attention="eager", logits="all")
+        assert inference(model, setup).peak.bytes_of("model_weights") == width * model.parameters
+    assert inference(model, InferenceSetup(precision="bfloat16", tensor_parallel=2, engine="vllm")).peak.total > 0
+    adapters = Lora(rank=8, target_modules=("q_proj", "v_proj"))
+    steps = [
+        training(model, TrainingSetup(sequence_length=256, gradient_checkpointing=saved, method=method, lora=lora)).peak
+        for saved, method, lora in (("none", "full", None), ("full", "full", None), ("full", "lora", adapters))
+    ]
+    assert steps[0].total >= steps[1].total > steps[2].total
+
+
+PARTS = ("text_config", "vision_config", "audio_config", "perceiver_config", "qformer_config", "vq_config")
+HOSTILE: list[Any] = [0, -1, 10**30, "12", [], {}, True, 1e300]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_hostile_figures_are_refused_and_nothing_else_is_raised(kind: str) -> None:
+    config = FIRST[kind]
+    places = [(config, key) for key in config if key != "model_type"]
+    for part in PARTS:
+        inner = config.get(part, {})
+        places += [(inner, key) for key in inner]
+    for holder, key in places:
+        for value in HOSTILE:
+            changed = json.loads(json.dumps(config))
+            where = changed if holder is config else next(changed[part] for part in PARTS if config.get(part) is holder)
+            where[key] = value
+            try:
+                assert read_model(changed).parameters > 0
+            except CalculatorError as error:
+                assert isinstance(error, InvalidConfig), (key, value, error)
+
+
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+@pytest.mark.parametrize("kind", sorted(set(TYPES) & set(READERS)))
+@pytest.mark.parametrize("field", ["num_hidden_layers", "num_attention_heads", "hidden_size"])
+def test_nothing_and_words_for_sizes_are_refused(kind: str, part: str, field: str) -> None:
+    inner = FIRST[kind].get(part)
+    if inner is None or field not in inner:
+        pytest.skip(f"{kind} has no {part}.{field}")
+    for value in (0, "many", -3, 10**12):
+        with pytest.raises(InvalidConfig):
+            read_model({**FIRST[kind], part: {**inner, field: value}})
+
+
+def test_a_part_of_an_unknown_family_is_refused_by_name() -> None:
+    with pytest.raises(InvalidConfig, match="no text model"):
+        read_model({"model_type": "llava", "text_config": {"model_type": "lama"}})
+    with pytest.raises(InvalidConfig, match="no vision tower"):
+        read_model({"model_type": "llava", "vision_config": {"model_type": "resnet"}})

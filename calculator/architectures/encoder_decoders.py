@@ -16,6 +16,7 @@ from ..layers.crossed import (
     DroppedFeedForward,
     FramedEncoder,
     PlacedEmbedding,
+    RoutedFeedForward,
     ShiftedHead,
 )
 from ..layers.ends import Head
@@ -365,6 +366,42 @@ def bigbird_pegasus(fields: Fields, name: str | None) -> Model:
     return made
 
 
+def nllb_moe(fields: Fields, name: str | None) -> Model:
+    """NLLB-MoE: M2M-100 with two of many experts for each token in every fourth layer. The experts are answered as one
+    feed-forward layer over all tokens as often as a token has experts."""
+    extra = {"vocab_size": 128112, "activation_function": "relu", "attention_dropout": 0.1}
+    fields = with_defaults(fields, **{**SIZES, **extra})
+    experts = fields.size("num_experts", default=128, least=2, most=10**5)
+    both = []
+    for word in ("encoder", "decoder"):
+        made = side(fields, M2M, word == "decoder")
+        inner = made.block.feed_forward
+        assert isinstance(inner, DroppedFeedForward)
+        dense = replace(inner, prefix="ffn")
+        routed = RoutedFeedForward(
+            inner.hidden,
+            inner.intermediate,
+            inner.activation,
+            up="fc1",
+            down="fc2",
+            prefix="ffn",
+            inner=inner.inner,
+            experts=experts,
+            chosen=2,
+            router_bias=fields.flag("router_bias"),
+        )
+        step = fields.size(f"{word}_sparse_step", default=4, least=0)
+        blocks = [replace(made.block, feed_forward=each) for each in (dense, routed)]
+        layers = [blocks[bool(step) and (index + 1) % step == 0] for index in range(made.count)]
+        if word == "decoder":
+            across = layers[-1].across
+            assert across is not None
+            layers[-1] = replace(layers[-1], across=replace(across, last=True))
+        both.append(tuple(layers))
+    positions = (fields.size("max_position_embeddings"),) * 2
+    return joined(fields, name, M2M, both[0], both[1], positions)
+
+
 # ---------------------------------------------------------------------- speech
 
 
@@ -462,6 +499,7 @@ READERS: dict[str, Reader] = {
     "marian": marian,
     "mbart": mbart,
     "mvp": mvp,
+    "nllb-moe": nllb_moe,
     "pegasus": pegasus,
     "pegasus_x": pegasus_x,
     "plbart": plbart,

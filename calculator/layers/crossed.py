@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
-from ..tape import HALF, TOKENS, WIDTH, Mode, Node, Size, Tape, Value, as_inputs, scaled
-from ..tensors import Tensor
+from ..tape import FLOAT, HALF, LONG, TOKENS, WIDTH, Mode, Node, Size, Tape, Value, as_inputs, scaled
+from ..tensors import Cut, Tensor
 from .attention import Attention, attend, joined_to_cache, keep, kept_rows, score_entries
 from .blocks import Block
 from .ends import Embedding, Head
@@ -128,6 +128,58 @@ class DroppedFeedForward(FeedForward):
         x = activate(tape, tape.linear(x, self.hidden, self.intermediate, self.bias, self.up), self.activation)
         x = tape.dropout(x, self.inner)
         return tape.linear(x, self.intermediate, self.hidden, self.bias, self.down)
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedFeedForward(DroppedFeedForward):
+    """Experts that are layers of their own, of which a router picks some for each token (Switch, NLLB-MoE).
+
+    experts, chosen   how many there are, and how many a token uses
+    router_bias       whether the router has a bias
+    """
+
+    experts: int = 1
+    chosen: int = 1
+    router_bias: bool = False
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The router, and two matrices an expert."""
+        path = f"{self.prefix}.router.classifier"
+        made = [Tensor(f"{path}.weight", (self.experts, self.hidden), "router", "router", True)]
+        if self.router_bias:
+            made.append(Tensor(f"{path}.bias", (self.experts,), "router", "bias"))
+        for each in FeedForward.tensors(replace(self, prefix=f"{self.prefix}.experts")):
+            role = each.role if each.role == "bias" else f"{each.role}_exps"
+            made.append(
+                replace(
+                    each,
+                    component="experts",
+                    role=role,
+                    cut=Cut.EXPERT,
+                    pieces=1,
+                    experts=self.experts,
+                    chosen=self.chosen,
+                    count=self.experts,
+                )
+            )
+        return tuple(made)
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """Scores in float32, the chosen experts over the tokens that picked them, and their sum."""
+        rows = scaled(tape.mode.queries, self.chosen)
+        scores = tape.softmax(tape.product(tape.cast(x, FLOAT), self._router(tape), tape.mode.queries, self.experts))
+        weights = tape.operate(rows, x.dtype, (scores,), (scores,), as_inputs)
+        found = tape.new(rows, LONG)
+        out = tape.new(x.elements, x.dtype)
+        mine = tape.operate(scaled(rows, self.hidden), x.dtype, (x,), (found,), as_inputs)
+        mine = tape.linear(mine, self.hidden, self.intermediate, self.bias, self.up, rows)
+        mine = tape.dropout(activate(tape, mine, self.activation), self.inner)
+        mine = tape.linear(mine, self.intermediate, self.hidden, self.bias, self.down, rows)
+        mine = tape.multiply(mine, weights)
+        return tape.attach(Value(out.elements, out.dtype, out.storage), (mine,), (found,))
+
+    def _router(self, tape: Tape) -> Value:
+        return tape.cast(tape.parameter(self.experts * self.hidden), FLOAT)
 
 
 @dataclass(frozen=True, slots=True)

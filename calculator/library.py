@@ -77,16 +77,52 @@ SHORT: Mapping[str, str] = {
     "tinyllama-1.1b": "TinyLlama-1.1B-Chat-v1.0",
 }
 
-# How re-uploads in another number format are named, and what those names mean in a `quantization_config`.
+_HEAD_KEPT = {"ignore": ["lm_head"]}
+
+
+def _compressed(bits: int, kind: str, **shared: Any) -> Mapping[str, Any]:
+    """What llm-compressor writes for weights of one format, with the head left in 16 bit."""
+    group = {"targets": ["Linear"], "weights": {"num_bits": bits, "type": kind, "symmetric": True, **shared}}
+    return {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}, **_HEAD_KEPT}
+
+
+_GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True}
+_AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+_NF4 = {
+    "quant_method": "bitsandbytes",
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+}
+_W4A16 = _compressed(4, "int", strategy="group", group_size=128)
+_W8A8 = _compressed(8, "int", strategy="channel")
+
+# How re-uploads in another number format are named, and what those names mean in a `quantization_config`. An ending
+# that stands inside another comes after it.
 FORMATS: Mapping[str, Mapping[str, Any]] = {
+    "-fp8-dynamic": _compressed(8, "float", strategy="channel"),
+    "-fp8-block": _compressed(8, "float", strategy="block", block_structure=[128, 128]),
+    "-fp8-kv": _compressed(8, "float", strategy="tensor"),
     "-fp8": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
-    "-awq": {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True},
-    "-gptq-int4": {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True},
-    "-gptq-int8": {"quant_method": "gptq", "bits": 8, "group_size": 128, "sym": True},
-    "-bnb-4bit": {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "-nvfp4": {"quant_method": "modelopt", "quant_algo": "NVFP4", **_HEAD_KEPT},
+    "-fp4": {"quant_method": "modelopt", "quant_algo": "NVFP4", **_HEAD_KEPT},
+    "-awq-int4": _AWQ,
+    "-int4-awq": _AWQ,
+    "-awq": _AWQ,
+    "-gptq-int4": _GPTQ,
+    "-gptq-4bit": _GPTQ,
+    "-gptq-int8": {**_GPTQ, "bits": 8},
+    "-gptq": _GPTQ,
+    "-quantized.w4a16": _W4A16,
+    "-w4a16": _W4A16,
+    "-quantized.w8a8": _W8A8,
+    "-w8a8": _W8A8,
+    "-quantized.w8a16": _W8A8,
+    "-bnb-4bit": _NF4,
+    "-bnb-8bit": {"quant_method": "bitsandbytes", "load_in_8bit": True},
 }
 
-_TUNED = re.compile(r"(-(hf|instruct|chat|it|base|pt|bf16))+$")  # endings that tell of training, not of sizes
+_TUNED = re.compile(r"(-(hf|instruct|chat|it|base|pt|bf16|gguf))+$")  # endings that tell of training, not of sizes
 _SEPARATORS = re.compile(r"[-_\s]+")
 _LONGEST = 1000  # characters of a name that are looked at
 _SHOWN = 100  # characters of an unknown name that an error repeats

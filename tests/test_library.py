@@ -7,7 +7,7 @@ import pytest
 
 from calculator.checkpoints import recipe_of
 from calculator.errors import UnknownModel
-from calculator.library import MODELS, Entry, library, read_library
+from calculator.library import FORMATS, MODELS, Entry, library, read_library
 
 ENTRIES = library().entries
 
@@ -74,6 +74,7 @@ def test_names_that_mean_a_model(asked: str, name: str) -> None:
         ("Qwen/Qwen3-7B", "Qwen3-8B", "never released"),
         ("gemma-3-27b", "gemma-3-27b-it", "not bundled under that name"),
         ("unsloth/Qwen3-8B", "Qwen3-8B", "not bundled under that name"),
+        ("unsloth/Qwen3-8B-GGUF", "Qwen3-8B", "not bundled under that name"),  # the kind is a field of the request
     ],
 )
 def test_names_that_mean_a_model_with_a_warning(asked: str, name: str, words: str) -> None:
@@ -108,6 +109,15 @@ def test_an_upload_that_was_padded_for_packing_keeps_its_own_width(packed: str, 
     padded = library().get(packed)[0]
     assert padded.model.parameters - library().get(base)[0].model.parameters == more
     assert padded.model.quantization is not None
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_an_ending_that_names_a_format_is_read_for_any_bundled_model(ending: str) -> None:
+    entry, warning = library().get(f"someone/Qwen3-8B{ending}")
+    assert entry.name == f"Qwen3-8B{ending}"
+    assert entry.config["quantization_config"] == FORMATS[ending]
+    assert warning is not None and "this is Qwen3-8B with" in warning
+    recipe_of(FORMATS[ending], entry.config)
 
 
 def test_an_unknown_name_is_answered_with_near_ones() -> None:

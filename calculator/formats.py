@@ -139,10 +139,14 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How one tensor is stored: the format of its elements, and bytes beside them (over all `count` copies)."""
+    """How one tensor is stored: the format of its elements, and bytes beside them (over all `count` copies).
+
+    parts  what `beside` is the sum of, where these are several tensors
+    """
 
     format: Format
     beside: int = 0
+    parts: tuple[int, ...] = ()
 
 
 NOTHING = Stored(Format("absent", 1, 0, "the file does not hold this tensor"))

@@ -295,12 +295,12 @@ class Packed(Weights):
     def quantized(self, matrices: Matrices) -> Stored:
         """Scales and zeros for each group of each output, indices for each input."""
         groups = ceil_div(matrices.columns, self.group or matrices.columns)
-        beside = groups * matrices.rows * 2
+        parts = [matrices.count * groups * matrices.rows * 2]
         if self.zeros:
-            beside += groups * matrices.rows * self.bits // 8
+            parts.append(matrices.count * (groups * matrices.rows * self.bits // 8))
         if self.order:
-            beside += matrices.columns * 4
-        return Stored(INT4 if self.bits == 4 else INT8, matrices.count * beside)
+            parts.append(matrices.count * matrices.columns * 4)
+        return Stored(INT4 if self.bits == 4 else INT8, sum(parts), tuple(parts))
 
 
 @dataclass(frozen=True, slots=True)

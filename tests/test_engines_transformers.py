@@ -7,7 +7,7 @@ import pytest
 from calculator import InferenceSetup
 from calculator.architectures import read_model
 from calculator.architectures.sized import sized_model
-from calculator.engines.holdings import block
+from calculator.engines.holdings import block, placed
 from calculator.errors import InvalidSetup, UnknownName
 from calculator.inference import inference
 from calculator.units import MIB
@@ -50,9 +50,62 @@ def test_the_allocator_rounds_large_tensors(size, counted):
 
 def test_weights_are_blocks_of_the_allocator():
     # gate, up and down are 11008 × 2048 × 2 bytes = 43 MiB each, held as 44; embedding and head of 593.5 MiB as 594
-    plain, held = at(), at(engine="transformers")
+    plain, held = at(), at(engine="transformers", engine_version="4.46")
     grown = held.phases[0].bytes_of("model_weights") - plain.phases[0].bytes_of("model_weights")
     assert grown == 2 * 3 * MIB + 2 * MIB // 2
+
+
+def test_newer_versions_set_one_block_aside_for_all_weights():
+    plain, held = at(), at(engine="transformers")
+    assert held.phases[0].bytes_of("model_weights") == plain.phases[0].bytes_of("model_weights")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ahead", "counted"),
+    [
+        ([(1000, 3)], 0, 3 * 1024),
+        # 13 of 1.5 MiB in a segment of 20 MiB: its last 0.5 MiB stay with the thirteenth
+        ([(3 * MIB // 2, 26)], 0, 26 * 3 * MIB // 2 + 2 * MIB // 2),
+        # out of a block that was there before nothing is lost, but 0.5 MiB at its end
+        ([(3 * MIB // 2, 26)], 38 * MIB, 26 * 3 * MIB // 2 + MIB // 2),
+        # 10.75 MiB leave 1.25 MiB of their 12, which the next one takes whole
+        ([(43 * MIB // 4, 1), (5 * MIB // 4, 1)], 0, 12 * MIB),
+    ],
+)
+def test_what_is_left_of_a_block_stays_with_it_up_to_a_mebibyte(sizes, ahead, counted):
+    assert placed(sizes, ahead) == counted
+
+
+def quantized(name, version, model=UNTIED):
+    estimate = inference(model, InferenceSetup(engine="transformers", engine_version=version, quantization=name))
+    return phase(estimate, "decode")
+
+
+def test_numbers_scales_and_zeros_are_tensors_of_their_own():
+    # gate, up and down: 10.75 MiB of numbers each, whose segments of 12 MiB are split; scales and zeros are small; one
+    # block with scales and zeros, 11.2 MiB, would be held as 12. q and o are 2 MiB; embedding and head 0.5 MiB more
+    feed_forward, other = 11008 * 2048, 2 * 2048 * 2048 + 2 * 256 * 2048
+    packed = 2 * (3 * feed_forward + other)
+    groups = packed // 128
+    beside = groups * 2 + groups // 2 + 2 * (2 * 2048 * 3 + 256 * 2) + 5 * 2048 * 2
+    ends = 2 * 594 * MIB
+    found = quantized("awq-int4", "4.46").bytes_of("model_weights")
+    assert found == pytest.approx(packed // 2 + beside + ends, abs=64 * 1024)
+
+
+def test_half_of_quantized_weights_had_a_block_set_aside():
+    # without one, each layer's stack of 64 experts of 3 × 1.5 MiB loses 0.5 MiB with every thirteenth
+    sizes = {**SIZES, "model_type": "qwen3_moe", "num_experts": 64, "num_experts_per_tok": 8, "head_dim": 128}
+    experts = read_model({**sizes, "moe_intermediate_size": 768, "num_hidden_layers": 4, "tie_word_embeddings": False})
+    cold, half, whole = (quantized("fp8", each, experts).bytes_of("model_weights") for each in ("4.46", "4.51", "4.52"))
+    assert cold - whole == pytest.approx(4 * 64 * 3 / 13 * MIB / 2, rel=0.05)
+    assert whole < half < cold
+
+
+def test_exllama_keeps_room_for_the_largest_matrix_unpacked():
+    four, eight = (quantized(each, "4.46").bytes_of("activation_memory") for each in ("gptq-int4", "gptq-int8"))
+    assert four - eight == 44 * MIB  # 11008 × 2048 × 2 bytes are 43 MiB, held as 44
+    assert quantized("gptq-int4", "4.51").bytes_of("activation_memory") == eight
 
 
 def test_old_versions_upcast_the_logits_of_the_whole_prompt():

@@ -8,9 +8,11 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
+from operator import attrgetter
 
-from ..formats import KV_CACHE_PRECISIONS, Format, Recipe
+from ..formats import KV_CACHE_PRECISIONS, Facts, Format, Recipe
 from ..layers.blocks import Block
 from ..layers.states import State
 from ..model import Model
@@ -31,6 +33,8 @@ class Loading:
     allocator   whether tensors are blocks of torch's caching allocator, which rounds large ones up
     fused       whether q, k, v and gate, up are one tensor each
     apart       whether each expert is a tensor of its own
+    ahead       of the weights, the share for which one block is set aside before they are loaded one after the other
+                into blocks of the allocator; None where they are not loaded so
     """
 
     vocabulary: int = 1
@@ -39,6 +43,7 @@ class Loading:
     allocator: bool = False
     fused: bool = False
     apart: bool = False
+    ahead: Fraction | None = None
 
 
 PLAIN = Loading()
@@ -186,6 +191,71 @@ def segments(sizes: Iterable[tuple[int, int]]) -> int:
     return total + round_up(small, LEAST)
 
 
+def placed(sizes: Iterable[tuple[int, int]], ahead: int = 0) -> int:
+    """Bytes that torch's caching allocator counts for tensors of these sizes, made one after the other.
+
+    Each takes the best fit of what is free or a segment, and a rest of up to 1 MiB stays with it. Small ones have
+    segments of their own.
+
+    ahead  bytes of a block that was there before, and free
+
+    >>> placed([(3 * MIB // 2, 14)]) - 14 * 3 * MIB // 2 == MIB // 2  # the thirteenth of a segment of 20 MiB
+    True
+    """
+    total = 0
+    free = [round_up(ahead, SEGMENT)] if ahead >= LARGE else []
+    for size, count in sizes:
+        size = round_up(size, 512)
+        if size <= SPLIT:
+            total += size * count
+            continue
+        for _ in range(count):
+            place = bisect_left(free, size)
+            fresh = POOLED if size < LARGE else round_up(size, SEGMENT)
+            block = free.pop(place) if place < len(free) else fresh
+            if block - size > SPLIT:
+                insort(free, block - size)
+                block = size
+            total += block
+    return total
+
+
+def pieces(
+    tensor: Tensor, held: int, recipe: Recipe | None, precision: str, layer: int | None, facts: Facts, apart: bool
+) -> Iterator[tuple[int, int]]:
+    """Sizes of the tensors that one is in memory, `held` of its elements on this GPU: the numbers of each matrix, and
+    what lies beside them; and how many are alike."""
+    copies = tensor.count
+    if tensor.experts and apart:
+        copies = tensor.experts * (2 if "gate_up" in tensor.role else 1)
+    if recipe is None:
+        yield stored(held, precision) // copies, copies
+        return
+    kept = recipe.stored(tensor, layer, facts)
+    beside = ceil_div(kept.beside * held, tensor.elements)
+    yield (recipe.bytes(tensor, layer, facts, held) - beside) // copies, copies
+    for part in kept.parts or (kept.beside,):
+        if part:
+            yield ceil_div(part * held, tensor.elements) // copies, copies
+
+
+def weights_placed(
+    model: Model, recipe: Recipe | None, precision: str, placement: Placement, stage: int, loading: Loading
+) -> int:
+    """Bytes of the weights on one GPU of a stage as the allocator counts them, loaded by name layer after layer."""
+    assert loading.ahead is not None
+    facts = facts_of(model)
+    made: list[tuple[int, int]] = []
+    for tensors, layer, times in bundles(model, recipe, placement.pipeline, stage, loading):
+        bundle: list[tuple[int, int]] = []
+        for tensor in sorted(tensors, key=attrgetter("name")):
+            held = held_of(tensor, placement, loading)
+            bundle += pieces(tensor, held, recipe, precision, layer, facts, loading.apart)
+        made += bundle * times
+    whole = sum(size * count for size, count in made)
+    return placed(made, int(whole * loading.ahead))
+
+
 @lru_cache(maxsize=4096)
 def weights_held(
     model: Model,
@@ -198,6 +268,8 @@ def weights_held(
     """Bytes of the weights on one GPU of a stage."""
     if recipe is None and placement == ALONE and loading == PLAIN:
         return stored(model.parameters, precision)
+    if loading.ahead is not None and model.stated is None:
+        return weights_placed(model, recipe, precision, placement, stage, loading)
     elements = size = 0
     for sizes, held, times in weighed(model, recipe, precision, placement, stage, loading):
         elements += times * held

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from ..estimate import Part
+from ..formats import Recipe
 from ..model import Model
+from ..quantization import quantizable
 from ..units import MIB
 from .arithmetic import share as bare_share
 from .base import Engine, Measured, Question, Share, calibrated
-from .holdings import Loading, cache_formats, cache_held, layers_of
+from .holdings import Loading, block, cache_formats, cache_held, layers_of
 
 CONTEXT = Measured(
     450 * MIB,
@@ -21,14 +24,31 @@ CONTEXT = Measured(
 )
 WORKSPACE = 8 * MIB + 128 * 1024  # torch's getChosenWorkspaceSize, `:4096:2:16:8` in KiB; Hopper takes 32 MiB
 
-# Experts became stacks in 5.0; before that each of their matrices is a tensor of its own.
-STACKED = Loading(allocator=True)
-APART = Loading(allocator=True, apart=True)
+# Experts became stacks in 5.0; before that each of their matrices is a tensor of its own. Since 4.50 one block is set
+# aside for all weights before they are loaded, in 4.x mostly for half of quantized ones.
+STACKED = Loading(allocator=True, ahead=Fraction(1))
+COLD, HALF, WHOLE = (
+    Loading(allocator=True, apart=True, ahead=each) for each in (Fraction(0), Fraction(1, 2), Fraction(1))
+)
+
+
+def loading_of(question: Question) -> Loading:
+    """How a version loads weights.
+
+    [modeling_utils.py: caching_allocator_warmup; quantizers/base.py: get_cuda_warm_up_factor]
+    """
+    if question.since(5):
+        return STACKED
+    if not question.since(4, 50):
+        return COLD
+    recipe = question.recipe
+    whole = recipe is None or not question.since(4, 51) or (recipe.name == "fp8" and question.since(4, 52))
+    return WHOLE if whole else HALF
 
 
 def share(question: Question, stage: int) -> Share:
     """As by arithmetic; with what older versions held, blocks of the allocator, and the process's own memory."""
-    plain = bare_share(question, stage, STACKED if question.since(5) else APART)
+    plain = bare_share(question, stage, loading_of(question))
     prefill, decode = plain.activations
     last = stage == question.placement.pipeline - 1
     if last and not question.since(4, 45):
@@ -38,9 +58,11 @@ def share(question: Question, stage: int) -> Share:
         kept = layer_tables(question, stage)
     if last and not question.since(5):
         kept += loose_head(question)
+    if not question.since(4, 48):
+        kept += unpacking(question, stage)
     formula = f"cuBLAS workspace of {WORKSPACE:,}"
     if kept:
-        formula += f", {kept:,} of rotary tables in each layer or a tied head that is stored twice"
+        formula += f", {kept:,} of rotary tables in each layer, a tied head that is stored twice, or a matrix unpacked"
     prefill, decode = (
         Part(part.name, part.bytes + kept + WORKSPACE, f"{part.formula}; {formula}") for part in (prefill, decode)
     )
@@ -73,6 +95,30 @@ def upcast(question: Question, prefill: Part) -> Part:
         return prefill
     formula = f"logits of {rows:,} tokens × {vocabulary:,} in {8 * question.width} bits and again in float32"
     return Part("activation_memory", both, formula)
+
+
+@lru_cache(maxsize=1024)
+def _largest_packed(model: Model, recipe: Recipe, pipeline: int, stage: int) -> int:
+    """Elements of the largest matrix that a recipe takes."""
+    return max(
+        (
+            tensor.elements // max(tensor.experts * (2 if "gate_up" in tensor.role else 1), tensor.count)
+            for layer in layers_of(model, pipeline, stage)
+            for tensor in layer.tensors()
+            if quantizable(tensor)
+        ),
+        default=0,
+    )
+
+
+def unpacking(question: Question, stage: int) -> int:
+    """AutoGPTQ's exllama kernels, which transformers takes for 4 bit, keep room for the largest matrix in 16 bit: long
+    prompts are multiplied by unpacked ones. Since 4.48 GPTQModel may stand in its place. [auto_gptq/modeling/_utils.py:
+    autogptq_post_init, temp_dq]"""
+    recipe, placement = question.recipe, question.placement
+    if recipe is None or recipe.name != "gptq-int4":
+        return 0
+    return block(2 * _largest_packed(question.model, recipe, placement.pipeline, stage))
 
 
 def with_old_cache(question: Question, stage: int, decode: Part) -> Part:
@@ -130,7 +176,8 @@ TRANSFORMERS = Engine(
         "old cache": "generation/utils.py until 4.41: past_key_values as tuples; DynamicCache since 4.42",
         "rotary tables": "modeling_qwen2.py until 4.42: Qwen2RotaryEmbedding in each attention layer",
         "fp8 head": "github.com/QwenLM/Qwen3, docs: GPU memory under transformers 4.51.3, tied and untied models",
-        "allocator": "c10/cuda/CUDACachingAllocator.cpp",
+        "allocator": "c10/cuda/CUDACachingAllocator.cpp; modeling_utils.py: caching_allocator_warmup",
+        "unpacking": "auto_gptq/modeling/_utils.py: autogptq_post_init",
         "context": CONTEXT.source,
     },
 )

@@ -28,6 +28,8 @@ from .others import READERS as OTHERS
 from .phi import READERS as PHI
 from .pictures import READERS as PICTURES
 from .recent import READERS as RECENT
+from .scenes import READERS as SCENES
+from .sounds import READERS as SOUNDS
 from .sparse import READERS as SPARSE
 from .state_space import READERS as STATE_SPACE
 from .t5 import READERS as T5
@@ -55,13 +57,15 @@ READERS: dict[str, Reader] = {
     **PHI,
     **PICTURES,
     **RECENT,
+    **SCENES,
+    **SOUNDS,
     **SPARSE,
     **STATE_SPACE,
     **T5,
     **VISION,
     **VISION_EXPERTS,
 }
-TEXTS.update((kind, reader) for kind, reader in READERS.items() if kind not in PICTURES)
+TEXTS.update((kind, reader) for kind, reader in READERS.items() if kind not in {**PICTURES, **SCENES, **SOUNDS})
 
 
 def read_model(config: Mapping[str, Any], name: str | None = None) -> Model:

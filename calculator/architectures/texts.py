@@ -158,7 +158,7 @@ def text_part(
         close = nearest(named[:100], TEXTS)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise InvalidConfig(f"{path} {named!r:.60} is no text model that this program reads{hint}", path)
-    return named, with_defaults(text, **DEFAULTS.get(named, {}))
+    return named, text if fixed else with_defaults(text, **DEFAULTS.get(named, {}))
 
 
 def tied_outside(fields: Fields, default: bool) -> bool:

@@ -42,6 +42,7 @@ class Model:
     quantization  the `quantization_config` of the configuration, if it has one
     sdpa         whether transformers offers scaled_dot_product_attention for it; eager otherwise
     buffers      bytes of tables that layers hold beside their parameters
+    waves        elements of further such tables that are in the dtype of the weights
     masked       whether sdpa is handed a mask even where no window asks for one
     distances    heads whose scores get distances added that are made once for all layers (ALiBi)
     float_tables whether rotary tables stay in float32
@@ -77,6 +78,7 @@ class Model:
     sdpa: bool = True
     masked: bool = False
     buffers: int = 0
+    waves: int = 0
     distances: int = 0
     float_tables: bool = False
     idle_mask: bool = False

@@ -332,6 +332,11 @@ def training_profile(
     return step_profile(model, mode, Course(checkpointing, keep_logits=keep_logits, first_input_grad=first_input_grad))
 
 
+def _buffers(model: Model, mode: Mode) -> int:
+    """Bytes of tables beside the parameters, some of them in the dtype of the weights."""
+    return model.buffers + model.waves * WIDTH[mode.weights]
+
+
 @lru_cache(maxsize=1024)
 def step_profile(model: Model, mode: Mode, course: Course) -> Profile:
     """One training step: forward, loss, backward. The optimizer's step is arithmetic on parameters: see `training`."""
@@ -344,7 +349,7 @@ def step_profile(model: Model, mode: Mode, course: Course) -> Profile:
     # peft and transformers ask the embedding's output for a gradient where layers are checkpointed
     asked = mode.frozen and course.checkpointing != "none"
     start = _embedding(model, mode, asked) if first else Start(Trace(()), SILENCE, SILENCE, True)
-    buffers = together((model.buffers * (end - begin) // max(len(model.layers), 1), 0, 0, 0, 0, 0))
+    buffers = together((_buffers(model, mode) * (end - begin) // max(len(model.layers), 1), 0, 0, 0, 0, 0))
     held = together(start.trace.saved, _bytes(shared), buffers)
     traces = [run(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)[begin:end]]
     if first and not (course.first_input_grad or start.asks) and traces:
@@ -465,7 +470,8 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
         alone = shared_tables(model, short)
         for index in range(model.last_token_from, len(traces)):
             traces[index] = trace(model.layers[index], short, width, dtype, alone)
-    others = together((model.buffers, 0, 0, 0, 0, 0), *(each.before for each in traces))
+    buffers = together((_buffers(model, mode), 0, 0, 0, 0, 0))
+    others = together(buffers, *(each.before for each in traces))
     whole = [together(others, moment) for moment in start.trace.forward]
     waits: list[Moment] = []
     for index, each in enumerate(traces):
@@ -486,7 +492,7 @@ def inference_profile(model: Model, mode: Mode, all_logits: bool = False) -> Pro
     logits = model.head.logits(tape, x, rows if all_logits and mode.step != "decode" else SEQUENCES)
     whole += [together(others, moment) for moment in tape.moments]
     del x, logits
-    return Profile({mode.step: front(whole)}, cached=less(others, together((model.buffers, 0, 0, 0, 0, 0))))
+    return Profile({mode.step: front(whole)}, cached=less(others, buffers))
 
 
 __all__ = ["FLOAT", "HALF", "Profile", "Value", "inference_profile", "training_profile"]

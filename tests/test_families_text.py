@@ -108,6 +108,13 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("laguna", {"num_key_value_heads": 4, "num_attention_heads_per_layer": [4, 6]}, "num_attention_heads"),
     ("laguna", {"num_key_value_heads": 4, "num_attention_heads_per_layer": [4, 0]}, "num_attention_heads"),
     ("lfm2_moe", {}, "layer_types"),
+    ("codegen", {"n_head": 6, "n_embd": 60}, "n_head"),
+    ("codegen", {"n_head": 4, "n_embd": 64, "rotary_dim": 32}, "rotary_dim"),
+    ("ctrl", {"n_head": 3, "n_embd": 64}, "n_embd"),
+    ("gpt_neox_japanese", {"intermediate_multiple_size": 0}, "intermediate_multiple_size"),
+    ("openai-gpt", {"n_head": 0, "n_embd": 64}, "n_head"),
+    ("persimmon", {"partial_rotary_factor": 2.0}, "partial_rotary_factor"),
+    ("xglm", {"attention_heads": 5, "d_model": 64}, "d_model"),
     ("youtu", {"kv_lora_rank": 0}, "kv_lora_rank"),
     ("axk1", {"q_lora_rank": None}, "q_lora_rank"),
 ]

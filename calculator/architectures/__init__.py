@@ -23,6 +23,7 @@ from .latent import READERS as LATENT
 from .later import READERS as LATER
 from .linear_attention import READERS as LINEAR_ATTENTION
 from .llama import READERS as LLAMA
+from .older import READERS as OLDER
 from .olmo import READERS as OLMO
 from .others import READERS as OTHERS
 from .phi import READERS as PHI
@@ -52,6 +53,7 @@ READERS: dict[str, Reader] = {
     **LATER,
     **LINEAR_ATTENTION,
     **LLAMA,
+    **OLDER,
     **OLMO,
     **OTHERS,
     **PHI,

@@ -5,6 +5,7 @@ parameters of the whole, and those outside the text model and its head. No publi
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,26 +45,31 @@ def test_the_text_part_serves_and_trains(kind: str) -> None:
     assert steps[0].total >= steps[1].total > steps[2].total
 
 
-PARTS = ("text_config", "vision_config", "audio_config", "perceiver_config", "qformer_config", "vq_config")
 HOSTILE: list[Any] = [0, -1, 10**30, "12", [], {}, True, 1e300]
+
+
+def places(value: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every field, those inside parts included."""
+    for key, inner in value.items():
+        if key != "model_type":
+            yield (*path, key)
+        if isinstance(inner, dict):
+            yield from places(inner, (*path, key))
 
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_hostile_figures_are_refused_and_nothing_else_is_raised(kind: str) -> None:
-    config = FIRST[kind]
-    places = [(config, key) for key in config if key != "model_type"]
-    for part in PARTS:
-        inner = config.get(part, {})
-        places += [(inner, key) for key in inner]
-    for holder, key in places:
+    for path in places(FIRST[kind]):
         for value in HOSTILE:
-            changed = json.loads(json.dumps(config))
-            where = changed if holder is config else next(changed[part] for part in PARTS if config.get(part) is holder)
-            where[key] = value
+            changed = json.loads(json.dumps(FIRST[kind]))
+            where = changed
+            for key in path[:-1]:
+                where = where[key]
+            where[path[-1]] = value
             try:
                 assert read_model(changed).parameters > 0
             except CalculatorError as error:
-                assert isinstance(error, InvalidConfig), (key, value, error)
+                assert isinstance(error, InvalidConfig), (path, value, error)
 
 
 @pytest.mark.parametrize("part", ["text_config", "vision_config"])

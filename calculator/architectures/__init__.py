@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InvalidConfig, UnknownName, nearest
 from ..model import Model
+from .bridges import READERS as BRIDGES
 from .early import READERS as EARLY
 from .encoder_decoders import READERS as ENCODER_DECODERS
 from .encoders import READERS as ENCODERS
@@ -32,6 +33,7 @@ from .recent import READERS as RECENT
 from .scenes import READERS as SCENES
 from .sounds import READERS as SOUNDS
 from .sparse import READERS as SPARSE
+from .speech import READERS as SPEECH
 from .state_space import READERS as STATE_SPACE
 from .t5 import READERS as T5
 from .table import Reader
@@ -40,6 +42,7 @@ from .vision import READERS as VISION
 from .vision_experts import READERS as VISION_EXPERTS
 
 READERS: dict[str, Reader] = {
+    **BRIDGES,
     **EARLY,
     **ENCODERS,
     **ENCODER_DECODERS,
@@ -62,12 +65,14 @@ READERS: dict[str, Reader] = {
     **SCENES,
     **SOUNDS,
     **SPARSE,
+    **SPEECH,
     **STATE_SPACE,
     **T5,
     **VISION,
     **VISION_EXPERTS,
 }
-TEXTS.update((kind, reader) for kind, reader in READERS.items() if kind not in {**PICTURES, **SCENES, **SOUNDS})
+WHOLES = {**BRIDGES, **PICTURES, **SCENES, **SOUNDS, **SPEECH}
+TEXTS.update((kind, reader) for kind, reader in READERS.items() if kind not in WHOLES)
 
 
 def read_model(config: Mapping[str, Any], name: str | None = None) -> Model:

@@ -176,8 +176,12 @@ def qwen3_omni_moe_thinker(fields: Fields, name: str | None) -> Model:
 
 # ---------------------------------------------------------------------- Gemma 3n
 
-ENCODERS: dict[str, int] = {  # parameters of image encoders that timm 1.0.31 builds by name, without their classifiers
-    "mobilenetv5_300m_enc": 294_126_912,
+ENCODERS: dict[tuple[str, bool], int] = {
+    # Parameters of image encoders that timm 1.0.31 builds by name, without their classifiers (its classes on the meta
+    # device), as they are trained (False) or with parallel branches merged for inference (True).
+    ("fastvit_mci3", False): 122_875_584,
+    ("fastvit_mci3", True): 122_714_208,
+    ("mobilenetv5_300m_enc", False): 294_126_912,
 }
 
 
@@ -258,9 +262,11 @@ def gemma3n_embedder(fields: Fields, width: int, hidden: int, name: str) -> tupl
 def timm_tower(fields: Fields, architecture: str) -> Tower:
     """An image encoder known by its name alone."""
     named = fields.text("architecture", default=architecture)
-    if named not in ENCODERS:
-        fields.refuse("architecture", f"{named!r:.60} is no encoder that this program knows: {', '.join(ENCODERS)}")
-    return Tower("vision", (table(named, ENCODERS[named]),))
+    key = named, fields.inner("model_args").flag("inference_mode")
+    if key not in ENCODERS:
+        known = ", ".join(dict.fromkeys(each for each, _ in ENCODERS))
+        fields.refuse("architecture", f"{named!r:.60} with these model_args is no encoder known here: {known}")
+    return Tower("vision", (table(named, ENCODERS[key]),))
 
 
 def gemma3n(fields: Fields, name: str | None) -> Model:

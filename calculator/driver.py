@@ -74,17 +74,20 @@ def room(seen: Load, gpu: GPU) -> int:
     return gpu.memory - seen.allocated - least
 
 
-def fit(seen: Load, gpu: GPU, gpus: int) -> dict[str, object]:
-    """What a reply says of a card."""
-    free = room(seen, gpu)
-    used = max(min(seen.used, gpu.memory), gpu.memory - free)  # cached blocks stop at the card's size
+def used(seen: Load, gpu: GPU, free: int) -> int:
+    """Bytes taken of a card with so much room: cached blocks stop at its size."""
+    return max(min(seen.used, gpu.memory), gpu.memory - free)
+
+
+def fit(seen: Load, gpu: GPU, gpus: int, taken: int, free: int) -> dict[str, object]:
+    """What a reply says of a card of which so much is taken, with so much room."""
     said: dict[str, object] = {
         "fits": free >= 0,
         "gpu": gpu.name,
         "gpu_count": gpus,
         "gpu_memory_gib": gib(gpu.memory),
-        "used_gib": gib(used),
-        "free_gib": round((gpu.memory - used) / GIB, 3),
+        "used_gib": gib(taken),
+        "free_gib": round((gpu.memory - taken) / GIB, 3),
         "allocated_gib": gib(seen.allocated),
     }
     for part in seen.parts:

@@ -10,15 +10,14 @@ the capacity the vendor names, in binary gigabytes, and its source says so.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from .errors import UnknownName, nearest
 from .units import GIB, MIB
 
 
-@dataclass(frozen=True, slots=True)
-class GPU:
+class GPU(NamedTuple):
     """A card: its name, its memory in bytes as the driver reports it, and the source of that figure.
 
     vendor   who makes it; empty for a card that a request describes by its memory alone

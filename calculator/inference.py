@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from functools import lru_cache
-from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from .checkpoints import read_quantization, recipe_of
 from .engines import Engine, find_engine
-from .engines.base import Pool, Question, Share
+from .engines.arithmetic import BARE, Stage, stage_of, weights_of
+from .engines.base import NO_OPTIONS, Question, Share, Value, Version
 from .engines.holdings import stages_alike
 from .errors import InvalidSetup, TooLarge
-from .estimate import MAX_BYTES, Estimate, Part, Phase
+from .estimate import MAX_BYTES, NOTHING, Brief, Estimate, Part, Phase, brief_of, parts_of
 from .formats import Recipe
+from .gpus import GPU
 from .model import Model
-from .parallel import placement_of
+from .parallel import ALONE, Placement, placement_of
 from .precisions import BITS
 from .quantization import find_recipe
 from .setup import InferenceSetup
@@ -25,11 +26,8 @@ LLAMA_CPP_CACHES = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 POOLED = ("vllm", "sglang")  # engines that take their share of a GPU in advance
 
 
-def settled(model: Model, setup: InferenceSetup) -> InferenceSetup:
-    """The setup with every default filled in that follows from the model or other fields.
-
-    Beside a checkpoint format `precision` is what is computed in.
-    """
+def precisions_of(model: Model, setup: InferenceSetup) -> tuple[str, str]:
+    """What a setup computes in and what it caches in; beside a checkpoint format `precision` is what is computed in."""
     if setup.precision is not None and setup.quantization is not None:
         raise InvalidSetup("precision stands beside quantization: give one of them", "precision")
     precision = setup.precision or model.default_precision or "float16"
@@ -44,25 +42,7 @@ def settled(model: Model, setup: InferenceSetup) -> InferenceSetup:
             f"{setup.engine} keeps no cache in {cache}, which is llama.cpp's: choose float16, bfloat16 or fp8",
             "kv_cache_precision",
         )
-    prompt = setup.prompt_length or setup.sequence_length
-    if prompt > setup.sequence_length:
-        raise InvalidSetup(
-            f"prompt_length must be at most sequence_length, {setup.sequence_length:,}: it is part of it",
-            "prompt_length",
-        )
-    return _with(setup, prompt, precision, cache)
-
-
-_FIELDS = tuple(each.name for each in fields(InferenceSetup))
-_EACH = attrgetter(*_FIELDS)
-_PROMPT, _PRECISION, _CACHE = (_FIELDS.index(name) for name in ("prompt_length", "precision", "kv_cache_precision"))
-
-
-def _with(setup: InferenceSetup, prompt: int, precision: str, cache: str) -> InferenceSetup:
-    """What `dataclasses.replace` gives, in a quarter of its time: this is done for every question."""
-    values = [*_EACH(setup)]
-    values[_PROMPT], values[_PRECISION], values[_CACHE] = prompt, precision, cache
-    return InferenceSetup(*values)
+    return precision, cache
 
 
 def _caches_in_fp8(model: Model, setup: InferenceSetup) -> bool:
@@ -100,56 +80,109 @@ def _echoed(model: Model) -> dict[str, Any]:
     return {"quantization": name, **({"quantization_options": options} if options else {})}
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question, the engine it is put to, and defaults that were applied."""
+WORKLOAD = InferenceSetup._fields.index("gpu_count") + 1  # fields that say how much goes through, and on what
 
-    question: Question
+
+class Plan(NamedTuple):
+    """All of a question but its workload and the card.
+
+    settings  the rest of the setup, with every default filled in that follows from the model or other fields
+    options   of the engine, as the request and its defaults say
+    assumed   defaults that were applied, by request field
+    worked    what the engine has worked out of this
+    """
+
     engine: Engine
+    settings: tuple[Any, ...]
+    recipe: Recipe | None
+    placement: Placement
+    options: Mapping[str, Value]
+    version: Version
+    asked_cache: str | None
     assumed: dict[str, Any]
+    worked: dict[Any, Any]
 
 
-def asked(model: Model, said: InferenceSetup) -> Asked:
-    """The question with all defaults, and what they were."""
-    engine = find_engine(said.engine)
-    recipe = recipe_for(model, said)
-    setup = settled(model, said)
+def planned(model: Model, setup: InferenceSetup) -> Plan:
+    """The plan of a setup, made once for all workloads and cards; raises CalculatorError."""
+    kinds = None
+    if setup.engine_options or setup.quantization_options:  # where a key is compared, true is 1
+        kinds = tuple([type(value) for _, value in setup.engine_options + setup.quantization_options])
+    return _planned(model, setup[WORKLOAD:], kinds)
+
+
+@lru_cache(maxsize=2048)
+def _planned(model: Model, settings: tuple[Any, ...], kinds: tuple[type, ...] | None) -> Plan:
+    setup = InferenceSetup(1, 1, 1, None, None, *settings)
+    engine, recipe = find_engine(setup.engine), recipe_for(model, setup)
+    precision, cache = precisions_of(model, setup)
     placement = placement_of(model, setup)
-    assumed: dict[str, Any] = {"kv_cache_precision": setup.kv_cache_precision, "prompt_length": setup.prompt_length}
+    assumed: dict[str, Any] = {"kv_cache_precision": cache, "prompt_length": None}
     if recipe is None:
-        assumed["precision"] = setup.precision
-    elif said.quantization is None:
+        assumed["precision"] = precision
+    elif setup.quantization is None:
         assumed |= _echoed(model)
-    if said.engine is None:
-        return Asked(Question(model, setup, recipe, placement), engine, assumed)
-    # read anew each time: a cache would take true for 1
-    options, version = engine.read_options(dict(said.engine_options)), engine.read_version(said.engine_version)
-    question = Question(model, setup, recipe, placement, options, version, said.kv_cache_precision)
-    if engine.settle is not None:
-        question = engine.settle(question)
-    if recipe is not None and question.recipe is not None and question.recipe.name != recipe.name:
+    options: Mapping[str, Value] = NO_OPTIONS
+    version: Version = ()
+    if setup.engine is not None:
+        options = engine.read_options(dict(setup.engine_options))
+        version = engine.read_version(setup.engine_version)
+        assumed["engine_version"] = engine.versions[0]
+    settings = setup._replace(precision=precision, kv_cache_precision=cache)[WORKLOAD:]
+    return Plan(engine, settings, recipe, placement, options, version, setup.kv_cache_precision, assumed, {})
+
+
+def question_of(model: Model, plan: Plan, setup: InferenceSetup) -> Question:
+    """The question with its workload, settled by the engine."""
+    length, prompt = setup.sequence_length, setup.prompt_length
+    if prompt is None:
+        prompt = length
+    elif prompt > length:
+        raise InvalidSetup(
+            f"prompt_length must be at most sequence_length, {length:,}: it is part of it", "prompt_length"
+        )
+    whole = InferenceSetup(setup.batch_size, length, prompt, setup.gpu, setup.gpu_count, *plan.settings)
+    engine = plan.engine
+    question = Question(
+        model, whole, plan.recipe, plan.placement, plan.options, plan.version, plan.asked_cache, plan.worked
+    )
+    return question if engine.settle is None else engine.settle(question)
+
+
+def assumed_of(plan: Plan, question: Question) -> dict[str, Any]:
+    """The defaults that were applied."""
+    assumed = {**plan.assumed, "prompt_length": question.setup.prompt_length}
+    if plan.engine is BARE:
+        return assumed
+    if plan.recipe is not None and question.recipe is not None and question.recipe.name != plan.recipe.name:
         assumed["quantization"] = question.recipe.name  # the engine converts the checkpoint
         assumed.pop("quantization_options", None)
-    assumed["engine_version"] = engine.versions[0]
     chosen = {name: value for name, value in question.options.items() if value is not None}
     if chosen:
         assumed["engine_options"] = chosen
-    if question.setup.kv_cache_precision != setup.kv_cache_precision:
-        assumed["kv_cache_precision"] = question.setup.kv_cache_precision
-    return Asked(question, engine, assumed)
+    assumed["kv_cache_precision"] = question.setup.kv_cache_precision
+    return assumed
+
+
+def shared(question: Question, engine: Engine) -> tuple[tuple[Share, ...], tuple[tuple[Phase, ...], ...]]:
+    """What a GPU of each pipeline stage holds, and its phases; stages that hold the same are one object."""
+    placement = question.placement
+    if placement.pipeline == 1:
+        share = engine.share(question, 0)
+        return (share,), (share.phases,)
+    alike = stages_alike(question.model, question.recipe, placement.pipeline)
+    made = {stage: engine.share(question, stage) for stage in dict.fromkeys(alike)}
+    phases = {stage: share.phases for stage, share in made.items()}
+    return tuple([made[stage] for stage in alike]), tuple([phases[stage] for stage in alike])
 
 
 def inference(model: Model, setup: InferenceSetup) -> Estimate:
     """The peak of serving `setup` on `model`: `phases` prefill and decode."""
-    put = asked(model, setup)
-    question, engine = put.question, put.engine
-    placement = question.placement
-    alike = stages_alike(model, question.recipe, placement.pipeline) if placement.pipeline > 1 else (0,)
-    made = {stage: engine.share(question, stage) for stage in dict.fromkeys(alike)}
-    shares = tuple([made[stage] for stage in alike])
-    phases_of = {stage: share.phases for stage, share in made.items()}
-    stages = tuple([phases_of[stage] for stage in alike])
-    alone = placement.gpus == 1
+    plan = planned(model, setup)
+    engine = plan.engine
+    question = question_of(model, plan, setup)
+    shares, stages = shared(question, engine)
+    alone = plan.placement.gpus == 1
     phases = fullest = stages[0]
     if not alone:
         phases = _summed(shares, stages)
@@ -158,30 +191,103 @@ def inference(model: Model, setup: InferenceSetup) -> Estimate:
         raise TooLarge("the memory comes to more than 2**53 bytes", None)
     count = reserved = state = needed = 0
     for share in shares:
-        count += share.count
-        reserved += share.count * share.cache[1].bytes
-        state += share.count * share.state
-        needed += share.count * share.needed
-    warnings = [] if engine.warn is None else [*engine.warn(question, shares)]
-    fit, room = None, None
-    report = engine.report(question, shares) if setup.engine is not None else {}
+        copies = share.copies
+        count += copies
+        reserved += copies * share.cache[1].bytes
+        state += copies * share.state
+        needed += copies * share.needed
+    warnings = () if engine.warn is None else engine.warn(question, shares)
+    fit, room, used = None, None, None
     if setup.gpu is not None:
-        fit, room = _fitted(put, shares, fullest)
+        used = max([phase.total for phase in fullest])
+        room = _room(engine, question, shares, setup.gpu.memory - used)
+        fit = _fitted(setup.gpu, counted(setup, count), used, room)
     return Estimate(
         phases,
-        fullest=() if alone else fullest,
-        stages=stages if len(made) > 1 and any(stage != stages[0] for stage in stages) else (),
-        cache={
-            "needed_bytes": needed,
-            "reserved_bytes": reserved - state,
-            "state_bytes": state,
-        },
-        engine_report=report,
-        assumed=put.assumed,
-        warnings=tuple(warnings) + (_idle(setup, count) if setup.gpu_count else ()),
-        fit=fit,
-        room=room,
+        () if alone else fullest,
+        stages if len(stages) > 1 and any(stage != stages[0] for stage in stages) else (),
+        {"needed_bytes": needed, "reserved_bytes": reserved - state, "state_bytes": state},
+        engine.report(question, shares) if setup.engine is not None else NOTHING,
+        NOTHING,
+        None,
+        assumed_of(plan, question),
+        warnings + _idle(setup, count) if setup.gpu_count else warnings,
+        fit,
+        room,
+        used,
+        setup.gpu_count or count,
     )
+
+
+def brief(model: Model, setup: InferenceSetup) -> Brief:
+    """The figures of `inference` alone, at a part of the cost."""
+    plan = planned(model, setup)
+    if plan.engine is not BARE:
+        return _engine_brief(model, plan, setup)
+    batch, length, prompt, gpu = setup.batch_size, setup.sequence_length, setup.prompt_length, setup.gpu
+    if prompt is None:
+        prompt = length
+    stages: tuple[tuple[Stage, int, int], ...] | None = plan.worked.get("stages")
+    if stages is None or prompt > length:
+        question = question_of(model, plan, setup)
+        alike = stages_alike(model, plan.recipe, plan.placement.pipeline)
+        stages = plan.worked["stages"] = tuple(
+            (stage_of(question, stage), weights_of(question, stage).bytes, alike.count(stage))
+            for stage in dict.fromkeys(alike)
+        )
+    if plan.placement is ALONE:
+        held, weights, _ = stages[0]
+        early, late, prefill, decode, _, _ = held.sizes(batch, prompt, length)
+        first, last = weights + early + prefill, weights + late + decode
+        if first >= last:
+            late, decode, last = early, prefill, first
+        used, gpus = last, 1
+    else:
+        copies = plan.placement.tensor * plan.placement.data
+        gpus, used, whole, firsts, lasts = copies * plan.placement.pipeline, 0, 0, [0, 0], [0, 0]
+        for held, one, times in stages:
+            early, late, prefill, decode, _, _ = held.sizes(batch, prompt, length)
+            used = max(used, one + early + prefill, one + late + decode)
+            times *= copies
+            whole += times * one
+            firsts = [firsts[0] + times * early, firsts[1] + times * prefill]
+            lasts = [lasts[0] + times * late, lasts[1] + times * decode]
+        late, decode = firsts if sum(firsts) >= sum(lasts) else lasts
+        weights, last = whole, whole + late + decode
+    if last > MAX_BYTES:
+        raise TooLarge("the memory comes to more than 2**53 bytes", None)
+    parts = {"model_weights": weights, "kv_cache": late, "activation_memory": decode}
+    if gpu is None:
+        return Brief(parts, None, None, setup.gpu_count or gpus)
+    return Brief(parts, gpu.memory - used, used, counted(setup, gpus))
+
+
+def _engine_brief(model: Model, plan: Plan, setup: InferenceSetup) -> Brief:
+    if plan.placement is not ALONE:
+        return brief_of(inference(model, setup))
+    question, engine, gpu = question_of(model, plan, setup), plan.engine, setup.gpu
+    share = engine.share(question, 0)
+    most = -1
+    for phase in share.phases:
+        total = phase.total
+        if total > most:
+            most, peak = total, phase
+    if most > MAX_BYTES:
+        raise TooLarge("the memory comes to more than 2**53 bytes", None)
+    parts = parts_of(peak)
+    if gpu is None:
+        return Brief(parts, None, None, setup.gpu_count or 1)
+    return Brief(parts, _room(engine, question, (share,), gpu.memory - most), most, counted(setup, 1))
+
+
+def counted(setup: InferenceSetup, used: int) -> int:
+    """GPUs that were said, or that are used; raises InvalidSetup where fewer were said."""
+    count = setup.gpu_count or used
+    if count < used:
+        raise InvalidSetup(
+            f"gpu_count must be at least {used}: that is what the parallelism asked for takes", "gpu_count"
+        )
+    return count
 
 
 def _summed(shares: tuple[Share, ...], stages: tuple[tuple[Phase, ...], ...]) -> tuple[Phase, ...]:
@@ -190,7 +296,7 @@ def _summed(shares: tuple[Share, ...], stages: tuple[tuple[Phase, ...], ...]) ->
     for which, phase in enumerate(stages[0]):
         parts = []
         for place, part in enumerate(phase.parts):
-            terms = [(share.count, phases[which].parts[place]) for share, phases in zip(shares, stages, strict=True)]
+            terms = [(share.copies, phases[which].parts[place]) for share, phases in zip(shares, stages, strict=True)]
             formula = " + ".join(f"{count} × ({each.formula})" for count, each in _grouped(terms))
             parts.append(
                 Part(
@@ -222,21 +328,9 @@ def _idle(setup: InferenceSetup, used: int) -> tuple[str, ...]:
     )
 
 
-def _fitted(put: Asked, shares: tuple[Share, ...], phases: tuple[Phase, ...]) -> tuple[dict[str, Any], int]:
-    """Whether it fits, and the bytes left: of the fullest GPU, and of the pool where an engine keeps one."""
-    setup = put.question.setup
-    gpu, used_gpus = setup.gpu, sum(share.count for share in shares)
-    assert gpu is not None
-    count = setup.gpu_count or used_gpus
-    if count < used_gpus:
-        raise InvalidSetup(
-            f"gpu_count must be at least {used_gpus}: that is what the parallelism asked for takes", "gpu_count"
-        )
-    used = max(phase.total for phase in phases)
-    room = gpu.memory - used
-    if put.engine.pool is not None:
-        room = min(room, *(_room(put.engine.pool(put.question, share)) for share in shares))
-    fit = {
+def _fitted(gpu: GPU, count: int, used: int, room: int) -> dict[str, Any]:
+    """Whether it fits the fullest GPU."""
+    return {
         "fits": room >= 0,
         "gpu": gpu.name,
         "gpu_count": count,
@@ -244,12 +338,14 @@ def _fitted(put: Asked, shares: tuple[Share, ...], phases: tuple[Phase, ...]) ->
         "used_gib": gib(used),
         "free_gib": gib(gpu.memory - used),
     }
-    return fit, room
 
 
-def _room(pool: Pool) -> int:
-    """Bytes of the pool beyond what the workload takes; negative where it does not fit."""
-    return pool.size - pool.needed
+def _room(engine: Engine, question: Question, shares: tuple[Share, ...], free: int) -> int:
+    """Bytes left: of the fullest GPU, and of the pool where an engine keeps one; negative where it does not fit."""
+    if engine.pool is None:
+        return free
+    pools = [engine.pool(question, share) for share in shares]
+    return min(free, *(pool.size - pool.needed for pool in pools))
 
 
-__all__ = ["inference", "recipe_for", "settled"]
+__all__ = ["brief", "inference", "planned", "recipe_for"]

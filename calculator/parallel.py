@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import InvalidSetup
 from .layers.norms import Norm
@@ -15,8 +15,7 @@ from .tensors import Cut, Tensor
 from .units import ceil_div, round_up
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """A model over GPUs.
 
     tensor    GPUs that share each layer

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import ge
 
 from .layers.attention import kept_rows
 from .layers.blocks import Block
@@ -38,6 +39,7 @@ from .tape import (
     Size,
     Tape,
     Value,
+    evaluate,
     front,
     less,
     scaled,
@@ -67,12 +69,44 @@ class Profile:
 
     def need(self, phase: str, sequences: int, length: int) -> int:
         """Bytes of the largest moment of a phase with its gradients, 0 where it has none."""
-        most = 0
-        for one, b, s, bs, ss, bss, gradients in self.phases[phase]:
-            size = one + gradients + sequences * b + length * (s + sequences * bs + length * (ss + sequences * bss))
-            if size > most:
-                most = size
-        return most
+        return largest(self.phases[phase], sequences, length)
+
+
+def largest(moments: Sequence[Moment], sequences: int, length: int) -> int:
+    """Bytes of the largest moment with its gradients, 0 where there is none."""
+    most = 0
+    for one, b, s, bs, ss, bss, gradients in moments:
+        size = one + gradients + sequences * b + length * (s + sequences * bs + length * (ss + sequences * bss))
+        if size > most:
+            most = size
+    return most
+
+
+def leading(moments: Sequence[Moment], one: bool, length: int) -> tuple[Moment, ...]:
+    """The moments of which one is the largest for `one` sequence, or for any two and more, of so many tokens or more.
+
+    A moment is left out where another is never below it there: all coefficients of their difference, in sequences and
+    tokens beyond the least, are positive.
+
+    >>> leading([(9, 0, 0, 1, 0, 0, 0), (0, 0, 0, 2, 0, 0, 0)], one=True, length=9)
+    ((0, 0, 0, 2, 0, 0, 0),)
+    """
+    least, beyond = (1, 0) if one else (2, 1)
+    made: list[tuple[tuple[int, ...], Moment]] = []
+    for moment in moments:
+        _, b, s, bs, ss, bss, gradients = moment
+        grown = (
+            evaluate(moment, least, length) + gradients,
+            beyond * (b + length * (bs + length * bss)),
+            s + least * bs + 2 * length * (ss + least * bss),
+            beyond * (bs + 2 * length * bss),
+            ss + least * bss,
+            beyond * bss,
+        )
+        if not any(all(map(ge, other, grown)) for other, _ in made):
+            made = [each for each in made if not all(map(ge, grown, each[0]))]
+            made.append((grown, moment))
+    return tuple(moment for _, moment in made)
 
 
 def settled(model: Model, mode: Mode) -> Mode:

@@ -6,20 +6,22 @@ Lengths in tokens, memory in bytes. Options are sorted tuples of (name, value) s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .gpus import GPU
 
 Options = tuple[tuple[str, "str | int | float | bool"], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceSetup:
-    """A question about inference; the fields are those of `POST /api/memory/inference`."""
+class InferenceSetup(NamedTuple):
+    """A question about inference; the fields are those of `POST /api/memory/inference`, the workload and the card
+    first."""
 
     batch_size: int = 1
     sequence_length: int = 2048
     prompt_length: int | None = None
+    gpu: GPU | None = None
+    gpu_count: int | None = None
     logits: str = "last"
     precision: str | None = None
     quantization: str | None = None
@@ -34,12 +36,9 @@ class InferenceSetup:
     expert_parallel: int = 1
     data_parallel: int = 1
     data_parallel_attention: bool = False
-    gpu: GPU | None = None
-    gpu_count: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Lora:
+class Lora(NamedTuple):
     """Adapters of low rank beside frozen layers.
 
     `target_modules` holds names as the checkpoint has them, or the one word "all-linear".
@@ -51,12 +50,14 @@ class Lora:
     dora: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingSetup:
-    """A question about training; the fields are those of `POST /api/memory/training`."""
+class TrainingSetup(NamedTuple):
+    """A question about training; the fields are those of `POST /api/memory/training`, the workload and the card
+    first."""
 
     batch_size: int = 1
     sequence_length: int = 2048
+    gpu: GPU | None = None
+    gpu_count: int | None = None
     attention: str = "sdpa"
     framework: str = "transformers"
     compile: bool = False
@@ -88,5 +89,3 @@ class TrainingSetup:
     pipeline_schedule: str = "1f1b"
     virtual_stages: int = 1
     micro_batches: int = 1
-    gpu: GPU | None = None
-    gpu_count: int | None = None

@@ -10,17 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .errors import CalculatorError, InvalidSetup, TooLarge
-from .estimate import MAX_BYTES, Estimate
+from .estimate import MAX_BYTES, Brief, Estimate
 from .gpus import GPU
 from .model import Model
 from .precisions import BITS
 from .setup import InferenceSetup, Lora, TrainingSetup
 
 Setup = TypeVar("Setup", InferenceSetup, TrainingSetup)
-Run = Callable[[Model, Any], Estimate]
+
+
+class Calculation(NamedTuple):
+    """A function that answers a plain request, and the one that gives its figures alone."""
+
+    whole: Callable[[Model, Any], Estimate]
+    brief: Callable[[Model, Any], Brief]
+
 
 MOST_BATCH = 10**6
 MOST_LENGTH = 10**9
@@ -76,10 +83,10 @@ def largest(room: Callable[[int], int], most: int, least: int = 1) -> int:
     return low
 
 
-def room_of(run: Run, model: Model, setup: Any) -> int:
+def room_of(run: Calculation, model: Model, setup: Any) -> int:
     """Bytes left on the fullest GPU; what is too large to be counted does not fit."""
     try:
-        room = run(model, setup).room
+        room = run.brief(model, setup).room
     except TooLarge:
         return -MAX_BYTES
     if room is None:
@@ -87,18 +94,18 @@ def room_of(run: Run, model: Model, setup: Any) -> int:
     return room
 
 
-def largest_batch(run: Run, model: Model, setup: Setup) -> Solved:
+def largest_batch(run: Calculation, model: Model, setup: Setup) -> Solved:
     """The most sequences that fit, everything else as it is."""
-    n = largest(lambda n: room_of(run, model, replace(setup, batch_size=n)), MOST_BATCH)
+    n = largest(lambda n: room_of(run, model, setup._replace(batch_size=n)), MOST_BATCH)
     return Solved(n, "limits.batch_size" if n == MOST_BATCH else None)
 
 
-def largest_length(run: Run, model: Model, setup: Setup) -> Solved:
+def largest_length(run: Calculation, model: Model, setup: Setup) -> Solved:
     """The longest sequences that fit, up to what the model was made for."""
     most = min(model.max_context or MOST_LENGTH, MOST_LENGTH)
     least = getattr(setup, "prompt_length", None) or 1
     most = max(most, least)
-    n = largest(lambda n: room_of(run, model, replace(setup, sequence_length=n)), most, least)
+    n = largest(lambda n: room_of(run, model, setup._replace(sequence_length=n)), most, least)
     if n < least:
         return Solved(0, "prompt_length" if least > 1 else None)
     if n < most:
@@ -111,12 +118,12 @@ def largest_length(run: Run, model: Model, setup: Setup) -> Solved:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """So many GPUs of a kind, how the work is split over them, and the answer there."""
+    """So many GPUs of a kind, how the work is split over them, and the bytes taken of the fullest."""
 
     gpu: GPU
     gpu_count: int
     split: Mapping[str, Any]
-    estimate: Estimate
+    used: int
 
     @property
     def total_memory(self) -> int:
@@ -153,7 +160,7 @@ def split_of(setup: Any, tensor: int, others: int) -> dict[str, Any]:
 
 
 def fewest(
-    run: Run, model: Model, setup: Setup, gpu: GPU, most: int = MOST_GPUS, before: Placement | None = None
+    run: Calculation, model: Model, setup: Setup, gpu: GPU, most: int = MOST_GPUS, before: Placement | None = None
 ) -> Placement | None:
     """The fewest GPUs of a kind that hold the work, None where `most` do not; `before` is the answer for a larger one.
 
@@ -162,15 +169,15 @@ def fewest(
     training.
     """
     if is_split(setup):
-        return _placed(run, model, replace(setup, gpu=gpu, gpu_count=None), gpu, {})
+        return _placed(run, model, setup._replace(gpu=gpu, gpu_count=None), gpu, {})
 
     def at(tensor: int, others: int) -> Placement | None:
         split = split_of(setup, tensor, others)
-        return _placed(run, model, replace(setup, gpu=gpu, gpu_count=None, **split), gpu, split)
+        return _placed(run, model, setup._replace(gpu=gpu, gpu_count=None, **split), gpu, split)
 
     least = 1
     if before is not None:  # fewer do not do on a smaller card, and what did on the larger one mostly does here
-        again = _placed(run, model, replace(setup, gpu=gpu, gpu_count=None, **before.split), gpu, before.split)
+        again = _placed(run, model, setup._replace(gpu=gpu, gpu_count=None, **before.split), gpu, before.split)
         if again is not None:
             return again
         least = before.gpu_count
@@ -222,18 +229,17 @@ def _fewest_others(
     return found
 
 
-def _placed(run: Run, model: Model, setup: Any, gpu: GPU, split: Mapping[str, Any]) -> Placement | None:
+def _placed(run: Calculation, model: Model, setup: Any, gpu: GPU, split: Mapping[str, Any]) -> Placement | None:
     try:
-        estimate = run(model, setup)
+        answer = run.brief(model, setup)
     except CalculatorError:
         return None  # heads that do not divide, stages that outnumber layers, an engine that does not split so
-    if estimate.room is None or estimate.room < 0:
+    if answer.room is None or answer.used is None or answer.room < 0:
         return None
-    count = int((estimate.fit or {}).get("gpu_count", 1))
-    return Placement(gpu, count, split, estimate)
+    return Placement(gpu, answer.gpus, split, answer.used)
 
 
-def placements(run: Run, model: Model, setup: Setup, catalogue: Iterable[GPU]) -> list[Placement]:
+def placements(run: Calculation, model: Model, setup: Setup, catalogue: Iterable[GPU]) -> list[Placement]:
     """Every GPU of the catalogue with the fewest needed, the least total memory first.
 
     Cards are asked from the largest memory down: a smaller one never needs fewer, and where one cannot hold the work
@@ -318,7 +324,7 @@ def _training_changes(model: Model, setup: TrainingSetup) -> Iterator[dict[str, 
         yield {"method": "qlora"}
 
 
-def suggestions(run: Run, model: Model, setup: Setup, now: Estimate) -> list[Suggestion]:
+def suggestions(run: Calculation, model: Model, setup: Setup, now: Estimate) -> list[Suggestion]:
     """Single changes that save memory on the fullest GPU, cheapest in quality first; each fits or at least helps.
 
     Of several that add GPUs only the first that fits is listed.
@@ -344,13 +350,15 @@ def suggestions(run: Run, model: Model, setup: Setup, now: Estimate) -> list[Sug
     return made
 
 
-def suggestion(run: Run, model: Model, setup: Any, now: Estimate, change: Mapping[str, Any]) -> Suggestion | None:
+def suggestion(
+    run: Calculation, model: Model, setup: Any, now: Estimate, change: Mapping[str, Any]
+) -> Suggestion | None:
     """What one change gives, None where it cannot be made."""
     applied: dict[str, Any] = dict(change)
     if change.get("method") in ("lora", "qlora"):
         applied |= {"lora": setup.lora or Lora()}
     try:
-        then = run(model, replace(setup, **applied))
+        then = run.whole(model, setup._replace(**applied))
     except CalculatorError:
         return None
     saves = now.fullest_peak.total - then.fullest_peak.total
@@ -362,7 +370,7 @@ def suggestion(run: Run, model: Model, setup: Any, now: Estimate, change: Mappin
 # ---------------------------------------------------------------------- whole answers
 
 
-def fit_report(run: Run, model: Model, setup: Setup, now: Estimate) -> dict[str, Any]:
+def fit_report(run: Calculation, model: Model, setup: Setup, now: Estimate) -> dict[str, Any]:
     """What a reply says under `fit`: the estimate's own figures, the limits on these GPUs, and where it does not fit
     what helps.
 
@@ -392,7 +400,7 @@ def fit_report(run: Run, model: Model, setup: Setup, now: Estimate) -> dict[str,
 SOLVABLE = ("batch_size", "sequence_length", "gpu_count")
 
 
-def solve(run: Run, model: Model, setup: Setup, field: str) -> Solved:
+def solve(run: Calculation, model: Model, setup: Setup, field: str) -> Solved:
     """The n for which the plain request with it fits and with n + 1 does not; of gpu_count, the fewest."""
     if field == "batch_size":
         return largest_batch(run, model, setup)
@@ -432,12 +440,12 @@ def formats_to_try(model: Model, setup: Setup) -> Iterator[Mapping[str, Any]]:
         yield {"quantization": name}
 
 
-def runnable(run: Run, name: str, model: Model, setup: Setup) -> Runnable | None:
+def runnable(run: Calculation, name: str, model: Model, setup: Setup) -> Runnable | None:
     """How `model` runs on the card of `setup`, None where it does not at any number format."""
     for change in formats_to_try(model, setup):
-        changed = replace(setup, **change)
+        changed = setup._replace(**change)
         try:
-            estimate = run(model, changed)
+            estimate = run.whole(model, changed)
             if estimate.room is None or estimate.room < 0:
                 continue
             return Runnable(
@@ -446,14 +454,3 @@ def runnable(run: Run, name: str, model: Model, setup: Setup) -> Runnable | None
         except CalculatorError:
             continue
     return None
-
-
-def sweep(
-    run: Run, model: Model, setup: Setup, cells: Iterable[Mapping[str, Any]]
-) -> Iterator[Estimate | CalculatorError]:
-    """The answer of each cell, the error where a cell cannot be."""
-    for cell in cells:
-        try:
-            yield run(model, replace(setup, **cell))
-        except CalculatorError as error:
-            yield error

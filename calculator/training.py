@@ -7,16 +7,17 @@ maximum.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
-from operator import attrgetter, ge
+from operator import ge
 from typing import Any
 
 from .driver import fit, load
 from .driver import room as room_of
+from .driver import used as used_of
 from .errors import InvalidSetup
-from .estimate import Estimate, Part, Phase
+from .estimate import Brief, Estimate, Part, Phase, brief_of, parts_of
 from .formats import FLOAT32, Recipe
 from .layers.ends import Chunks
 from .model import Model
@@ -81,8 +82,7 @@ def settled(model: Model, setup: TrainingSetup) -> TrainingSetup:
     trained = lora.precision if lora is not None else precision
     gradients = setup.gradient_precision or ("float32" if setup.framework == "megatron" else trained)
     states = setup.optimizer_state_precision or ("float32" if mixed == "master_weights" else trained)
-    return replace(
-        setup,
+    return setup._replace(
         precision=precision,
         mixed_precision=mixed,
         gradient_precision=gradients,
@@ -364,9 +364,7 @@ def _kept(model: Model, lora: Lora | None, name: str, width: int, implementation
 # ------------------------------------------------------------------------------------------------ the answer
 
 
-WORKLOAD = ("batch_size", "sequence_length", "gpu", "gpu_count")
-_RESTING = tuple(each.name for each in fields(TrainingSetup) if each.name not in WORKLOAD)
-_resting = attrgetter(*_RESTING)
+WORKLOAD = TrainingSetup._fields.index("gpu_count") + 1  # fields that say how much goes through, and on what
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,16 +390,15 @@ def planned(model: Model, setup: TrainingSetup) -> Plan:
     if length % setup.context_parallel:
         checked(model, settled(model, setup))
     exceeded = max((window for window in model.windows if length >= window), default=0)
-    return _planned(model, _resting(setup), setup.batch_size == 1, exceeded)
+    return _planned(model, setup[WORKLOAD:], setup.batch_size == 1, exceeded)
 
 
 @lru_cache(maxsize=1024)
 def _planned(model: Model, resting: tuple[Any, ...], one: bool, exceeded: int) -> Plan:
     """`exceeded` is the largest window that a sequence fills, 0 for none; those below it are filled too."""
-    named = dict(zip(_RESTING, resting, strict=True))
-    setup = settled(model, TrainingSetup(batch_size=1 if one else 2, **named))
-    checked(model, replace(setup, sequence_length=setup.context_parallel))
-    setup = replace(setup, sequence_length=exceeded)
+    setup = settled(model, TrainingSetup(1 if one else 2, 2048, None, None, *resting))
+    checked(model, setup._replace(sequence_length=setup.context_parallel))
+    setup = setup._replace(sequence_length=exceeded)
     parts = stages(model, setup.pipeline_parallel, setup.pipeline_schedule, setup.virtual_stages, setup.micro_batches)
     made = tuple(_steps(model, setup, part) for part in parts)
     copies = setup.data_parallel * setup.tensor_parallel * setup.context_parallel
@@ -432,9 +429,9 @@ def training(model: Model, setup: TrainingSetup) -> Estimate:
     fullest = answers[0]
     if len(answers) > 1:
         fullest = max(answers, key=lambda phases: max(phase.total for phase in phases))
-    said, room = None, None
+    said, room, used = None, None, None
+    count = plan.copies * len(answers)
     if setup.gpu is not None:
-        count = plan.copies * len(answers)
         if setup.gpu_count is not None and setup.gpu_count < count:
             raise InvalidSetup(
                 f"gpu_count {setup.gpu_count} is fewer than the {count} GPUs of this split: give at least {count}",
@@ -444,7 +441,9 @@ def training(model: Model, setup: TrainingSetup) -> Estimate:
         whole = setup.loss == "standard" and not setup.compile and setup.framework == "transformers"
         logits = tokens * ceil_div(model.head.vocabulary, setup.tensor_parallel) if whole else 0
         seen = load(fullest, logits, count)
-        said, room = fit(seen, setup.gpu, count), room_of(seen, setup.gpu)
+        room = room_of(seen, setup.gpu)
+        used = used_of(seen, setup.gpu, room)
+        said = fit(seen, setup.gpu, count, used, room)
     return Estimate(
         answers[0] if alone else _summed(answers, plan.copies),
         fullest=() if alone else fullest,
@@ -455,7 +454,17 @@ def training(model: Model, setup: TrainingSetup) -> Estimate:
         warnings=plan.warnings,
         fit=said,
         room=room,
+        used=used,
+        gpus=count,
     )
+
+
+def brief(model: Model, setup: TrainingSetup) -> Brief:
+    """The figures of `training` alone; of one GPU that is not named at less cost."""
+    plan = planned(model, setup)
+    if setup.gpu is not None or plan.copies > 1 or len(plan.stages) > 1:
+        return brief_of(training(model, setup))
+    return Brief(plan.stages[0].peak(setup.batch_size, setup.sequence_length), None, None, 1)
 
 
 @lru_cache(maxsize=512)
@@ -596,8 +605,8 @@ class Pass:
     chunks: Chunks | None
     beside: tuple[Part, ...]
 
-    def phase(self, fixed: tuple[Part, ...], batch: int, length: int) -> Phase:
-        """What is alive in it."""
+    def sizes(self, batch: int, length: int) -> tuple[int, int]:
+        """Bytes of what comes and goes, and of gradients that are not `kept`."""
         fresh = most = 0
         for moment, gradients in self.moments:
             total = evaluate(moment, batch, length) + gradients
@@ -607,6 +616,11 @@ class Pass:
         passing = most - fresh + LABELS * tokens
         if self.chunks is not None:
             passing += self.chunks.bytes(tokens)
+        return passing, fresh
+
+    def phase(self, fixed: tuple[Part, ...], batch: int, length: int) -> Phase:
+        """What is alive in it."""
+        passing, fresh = self.sizes(batch, length)
         if self.kept is None:
             gradient = Part("gradient_memory", fresh, f"those alive in {self.name}")
         else:
@@ -626,6 +640,8 @@ class Steps:
     passes       forward, loss and backward, those that the stage has
     step_before, step_after   beside `fixed` in the optimizer's step, around the inputs
     weights      bytes
+    saved_first  what autograd keeps of the first layer
+    standing     of each phase, bytes that are there whatever its tokens, in all and by part
     """
 
     fixed: tuple[Part, ...]
@@ -634,6 +650,22 @@ class Steps:
     step_after: tuple[Part, ...]
     weights: int
     saved_first: Moment
+    standing: tuple[tuple[int, dict[str, int]], ...]
+
+    def peak(self, batch: int, length: int) -> dict[str, int]:
+        """Bytes of the largest of its phases, by part; of equal ones the first."""
+        passing, fresh, (most, parts) = LABELS * batch * length, 0, self.standing[-1]
+        most += passing
+        for each, (size, beside) in zip(self.passes[::-1], self.standing[-2::-1], strict=True):
+            comes, made = each.sizes(batch, length)
+            total = size + comes + made
+            if total >= most:
+                most, parts, passing, fresh = total, beside, comes, made
+        return {
+            **parts,
+            "gradient_memory": parts.get("gradient_memory", 0) + fresh,
+            "activation_memory": parts.get("activation_memory", 0) + passing,
+        }
 
     def phases(self, batch: int, length: int) -> tuple[Phase, ...]:
         """Its phases with so many sequences of so many tokens."""
@@ -742,7 +774,20 @@ def _steps(model: Model, setup: TrainingSetup, stage: Stage) -> Steps:
         temporary = int(kept.temporary * part_of_all)
         said = f"what a {implementation} {optimizer.name} step allocates"
         after = (Part("temporary_memory", temporary, said), *after)
-    return Steps(tuple(fixed), passes, before, after, weights, profile.saved_first)
+    alive = [
+        (*fixed, *(() if each.kept is None else (Part("gradient_memory", *each.kept),)), *each.beside)
+        for each in passes
+    ]
+    standing = [parts_of(Phase("", parts)) for parts in (*alive, (*fixed, *before, *after))]
+    return Steps(
+        tuple(fixed),
+        passes,
+        before,
+        after,
+        weights,
+        profile.saved_first,
+        tuple((sum(parts.values()), parts) for parts in standing),
+    )
 
 
 def _warnings(setup: TrainingSetup) -> Iterator[str]:

@@ -6,7 +6,6 @@ Defaults are those of the calculator's setups: a request class repeats none of t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, TypeVar
@@ -99,14 +98,15 @@ SIZE_FIELDS = (
 NEEDED_SIZES = SIZE_FIELDS[:3]
 
 
-def defaults(setup: type) -> dict[str, Any]:
+def defaults(setup: Any) -> dict[str, Any]:
     """What a setup takes where nothing is said.
 
     >>> from calculator.setup import Lora
     >>> defaults(Lora)["rank"]
     16
     """
-    return {each.name: each.default for each in fields(setup) if each.default is not MISSING}
+    said: dict[str, Any] = setup._field_defaults
+    return said
 
 
 class ModelChoice(Body):

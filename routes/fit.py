@@ -12,6 +12,7 @@ from calculator.errors import CalculatorError
 from calculator.gpus import GPUS
 from calculator.library import library
 from calculator.solve import SOLVABLE, Placement, Runnable, placements, runnable, solve
+from calculator.units import gib
 
 from .application import raw_body
 from .bodies import MODEL_FIELDS, Maybe
@@ -104,13 +105,12 @@ def readable() -> Iterator[Any]:
 
 def gpu_row(placed: Placement) -> dict[str, Any]:
     """So many of a GPU."""
-    report = placed.estimate.fit or {}
     return {
         "gpu": placed.gpu.name,
         "gpu_count": placed.gpu_count,
         "split": placed.split,
-        "used_gib": report.get("used_gib"),
-        "free_gib": report.get("free_gib"),
+        "used_gib": gib(placed.used),
+        "free_gib": gib(placed.gpu.memory - placed.used),
     }
 
 

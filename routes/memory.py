@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -14,10 +13,12 @@ from pydantic_core import CoreSchema, core_schema
 
 from calculator.errors import CalculatorError, UnknownModel
 from calculator.estimate import Estimate
+from calculator.inference import brief as inference_in_brief
 from calculator.inference import inference
 from calculator.model import Model
 from calculator.setup import InferenceSetup, Lora, TrainingSetup
-from calculator.solve import fit_report
+from calculator.solve import Calculation, fit_report
+from calculator.training import brief as training_in_brief
 from calculator.training import training
 
 from .application import Application, raw_body
@@ -61,6 +62,8 @@ memory = Blueprint("memory", __name__, url_prefix="/api/memory")
 INFERENCE = defaults(InferenceSetup)
 TRAINING = defaults(TrainingSetup)
 LORA = defaults(Lora)
+INFER = Calculation(inference, inference_in_brief)
+TRAIN = Calculation(training, training_in_brief)
 
 Tokens = Annotated[int, Field(ge=1, le=LIMITS["sequence_length"])]
 Sequences = Annotated[int, Field(ge=1, le=LIMITS["batch_size"])]
@@ -121,7 +124,7 @@ class MemoryRequest(Device, ModelChoice):
                 said[name] = value | said[name]
         return said
 
-    run: ClassVar[Any]  # the calculator's function, from a model and a setup to an estimate
+    run: ClassVar[Calculation]
 
     def setup(self) -> Any:
         """The question as the calculator takes it."""
@@ -132,18 +135,18 @@ class MemoryRequest(Device, ModelChoice):
         raise NotImplementedError
 
 
-def fitted(run: Any, model: Model, setup: Any) -> Estimate:
+def fitted(run: Calculation, model: Model, setup: Any) -> Estimate:
     """The answer, and with a GPU how far it could go there."""
-    estimate: Estimate = run(model, setup)
+    estimate = run.whole(model, setup)
     if estimate.fit is None:
         return estimate
-    return replace(estimate, fit=fit_report(run, model, setup, estimate))
+    return estimate._replace(fit=fit_report(run, model, setup, estimate))
 
 
 class InferenceRequest(MemoryRequest):
     """A question about inference: a model, a workload, how it is stored, what runs it, on what."""
 
-    run = staticmethod(inference)
+    run = INFER
     agreeing = agreeing_with(
         "batch_size", "sequence_length", "attention", "logits", "precision", "kv_cache_precision", "gpu", "gpu_count"
     )
@@ -197,7 +200,7 @@ class InferenceRequest(MemoryRequest):
 
     def reply(self) -> dict[str, Any]:
         model, warnings, sizes = self.chosen()
-        estimate = fitted(inference, model, self.setup())
+        estimate = fitted(INFER, model, self.setup())
         return inference_reply(self.echo({**sizes, **estimate.assumed}), model, estimate, warnings)
 
 
@@ -234,7 +237,7 @@ class LoraRequest(Body):
 class TrainingRequest(MemoryRequest):
     """A question about one training step: a model, a micro batch, a recipe, how it is spread, on what."""
 
-    run = staticmethod(training)
+    run = TRAIN
     agreeing = agreeing_with(
         *("batch_size", "sequence_length", "attention", "framework", "compile", "kernels", "precision", "optimizer"),
         *("mixed_precision", "gradient_checkpointing", "loss", "gradient_accumulation", "trainable_parameters"),
@@ -325,7 +328,7 @@ class TrainingRequest(MemoryRequest):
 
     def reply(self) -> dict[str, Any]:
         model, warnings, sizes = self.chosen()
-        estimate = fitted(training, model, self.setup())
+        estimate = fitted(TRAIN, model, self.setup())
         said = self.echo({**sizes, **estimate.assumed})
         if self.method != "full":
             said["lora"] = dict((self.lora or LoraRequest()).__dict__)

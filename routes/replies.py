@@ -104,10 +104,10 @@ class FitReply(Open):
     gpu_memory_gib: float
     used_gib: float
     free_gib: float
-    max_batch_size: int | None = None
-    max_sequence_length: int | None = None
-    min_gpu_count: int | None = None
-    suggestions: list[SuggestionReply] = []
+    max_batch_size: int
+    max_sequence_length: int
+    min_gpu_count: int | None = Field(description="Null where no number of them holds it.")
+    suggestions: list[SuggestionReply]
 
 
 class MemoryReply(Reply):
@@ -320,6 +320,18 @@ def memory_bytes(phase: Phase, always: tuple[str, ...], total: str) -> dict[str,
             whole += part.bytes
     parts[total] = whole
     return parts
+
+
+def figures_of(parts: Mapping[str, int], always: tuple[str, ...], total: str) -> dict[str, int]:
+    """The same of parts that are summed up by name."""
+    figures = dict.fromkeys(always, 0)
+    whole = 0
+    for name, memory in parts.items():
+        if memory or name in figures:
+            figures[name] = memory
+            whole += memory
+    figures[total] = whole
+    return figures
 
 
 def explanation(parts: Iterable[Part]) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
 from functools import cache
 from itertools import product
 from math import prod
@@ -14,7 +13,6 @@ from pydantic import Field, TypeAdapter, ValidationError, create_model
 from pydantic_core import CoreSchema, core_schema
 
 from calculator.errors import CalculatorError, UnknownModel
-from calculator.estimate import Estimate
 from calculator.setup import InferenceSetup, TrainingSetup
 
 from .application import raw_body
@@ -22,7 +20,7 @@ from .bodies import LIMITS
 from .errors import Fault
 from .memory import InferenceRequest, MemoryRequest, TrainingRequest
 from .reading import Body, Paths, Schema, TaggedReader, allowed, did_you_mean, shown
-from .replies import INFERENCE_PARTS, TRAINING_PARTS, memory_bytes
+from .replies import INFERENCE_PARTS, TRAINING_PARTS, figures_of
 from .tables import sweep_table, wanted
 
 sweep = Blueprint("sweep", __name__, url_prefix="/api/memory")
@@ -41,7 +39,7 @@ class _Over:
 
 
 Over = Annotated[str | list[str], _Over()]
-PLAIN = {each.name for setup in (InferenceSetup, TrainingSetup) for each in fields(setup)} - {"gpu", "optimizer"}
+PLAIN = {*InferenceSetup._fields, *TrainingSetup._fields} - {"gpu", "optimizer"}
 """Fields that a setup holds as a request says them."""
 
 Values = Annotated[list[Any], Field(min_length=1, max_length=LIMITS["sweep_values"])]
@@ -152,42 +150,44 @@ def answered(ask: Any) -> dict[str, Any]:
     """A row for each cell: what it takes and whether it fits, or why it cannot be."""
     kind = "inference" if isinstance(ask, InferenceRequest) else "training"
     request: Any = InferenceRequest if kind == "inference" else TrainingRequest
-    always = INFERENCE_PARTS if kind == "inference" else TRAINING_PARTS
-    sent = {name: value for name, value in ask.sent().items() if name not in ("calculation_type", "over", "values")}
+    always, total = (INFERENCE_PARTS if kind == "inference" else TRAINING_PARTS), f"{kind}_memory"
     rows: list[dict[str, Any]] = []
-    for cell, estimate in zip(cells(ask.over, ask.values), estimates(ask, request, sent), strict=True):
-        row: dict[str, Any] = {"values": list(cell.values())}
-        if isinstance(estimate, Fault):
+    for cell, (parts, room) in figures(ask, request):
+        row: dict[str, Any] = {"values": [*cell.values()]}
+        if isinstance(parts, Fault):
             row |= {"memory_bytes": None, "fits": None}
-            row["error"] = f"{estimate.field}: {estimate.message}" if estimate.field else estimate.message
+            row["error"] = f"{parts.field}: {parts.message}" if parts.field else parts.message
         else:
-            row["memory_bytes"] = memory_bytes(estimate.peak, always, f"{kind}_memory")
-            row["fits"] = None if estimate.room is None else estimate.room >= 0
+            row["memory_bytes"] = figures_of(parts, always, total)
+            row["fits"] = None if room is None else room >= 0
         rows.append(row)
     return {"over": ask.over, "rows": rows}
 
 
-def estimates(ask: Any, request: Any, sent: dict[str, Any]) -> Iterator[Estimate | Fault]:
-    """The answer of each cell. What no cell changes is settled once."""
+Figures = tuple[dict[str, int] | Fault, int | None]  # bytes by part, or what is wrong, and the room on a GPU
+
+
+def figures(ask: Any, request: Any) -> Iterator[tuple[dict[str, Any], Figures]]:
+    """Each cell with its answer. What no cell changes is settled once."""
+    sent = {name: value for name, value in ask.sent().items() if name not in ("calculation_type", "over", "values")}
+    names = columns(ask.over, ask.values)[0]
+    agrees, plain, brief = request.agree(sent.keys() | names), PLAIN.issuperset(names), request.run.brief
     fixed: tuple[Any, Any] | None = None
-    names = sent.keys() | columns(ask.over, ask.values)[0]
-    agrees = request.agree(names)
     for cell in cells(ask.over, ask.values):
-        said = sent | cell
-        fault = None if agrees else next(request.conflicts(said), None)
+        fault = None if agrees else next(request.conflicts(sent | cell), None)
         if fault is not None:
-            yield fault
+            yield cell, (fault, None)
             continue
         try:
-            if cell.keys() <= PLAIN:
-                fixed = fixed or settled(request, said)
-                yield request.run(fixed[0], replace(fixed[1], **cell))
-            else:
-                yield request.run(*settled(request, said))
+            if fixed is None or not plain:
+                fixed = settled(request, sent | cell)
+            model, setup = fixed
+            answer = brief(model, setup._replace(**cell) if plain else setup)
+            yield cell, (answer.parts, answer.room)
         except UnknownModel:
             raise
         except CalculatorError as error:
-            yield Fault(error.field or "", error.message)
+            yield cell, (Fault(error.field or "", error.message), None)
 
 
 def settled(request: Any, said: dict[str, Any]) -> tuple[Any, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from calculator import InferenceSetup
@@ -44,7 +42,7 @@ def test_the_echo_gives_the_same_answer(engine, model, said):
     for name in ("engine_options", "quantization_options"):
         if name in assumed:
             assumed[name] = tuple(sorted(assumed[name].items()))
-    again = inference(model, replace(setup, **assumed))
+    again = inference(model, setup._replace(**assumed))
     assert (again.phases, again.cache, again.engine_report, again.room) == (
         first.phases,
         first.cache,

@@ -63,6 +63,13 @@ def test_a_gpu_alone_gives_the_models_that_run_on_it(client):
             assert post(client, INFERENCE, body | {field: rows[name][f"max_{field}"]})[1]["fit"]["fits"]
 
 
+def test_where_no_number_of_gpus_does_the_description_allows_for_it(client):
+    body = SIZES | {"gpu_memory_gib": 1e-6}
+    assert post(client, INFERENCE, body)[1]["fit"]["min_gpu_count"] is None
+    kinds = client.get("/openapi.json").get_json()["components"]["schemas"]["FitReply"]["properties"]["min_gpu_count"]
+    assert {"type": "null"} in kinds["anyOf"]
+
+
 def test_a_plain_request_with_a_gpu_says_how_far_it_could_go(client):
     body = SIZES | {"gpu": "RTX 4090", "sequence_length": 32_000}
     fit = post(client, INFERENCE, body)[1]["fit"]

@@ -193,3 +193,19 @@ def test_every_model_and_every_gpu_is_answered() -> None:
     for gpu in names(OPTIONS["gpus"]):
         reply = CLIENT.post("/api/memory/inference", json={"model_name": "Qwen3-0.6B", "gpu": gpu})
         assert reply.status_code == 200, (gpu, reply.get_json())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cell_of_a_sweep_is_the_plain_answer(kind: str) -> None:
+    @RELAXED
+    @given(KINDS[kind])
+    def check(body: dict[str, Any]) -> None:
+        said = ask(kind, body)
+        swept = {name: value for name, value in body.items() if name not in ("batch_size", "sequence_length")}
+        swept |= {"calculation_type": kind, "over": ["batch_size", "sequence_length"]}
+        swept["values"] = [[body["batch_size"]], [body["sequence_length"]]]
+        (row,) = CLIENT.post("/api/memory/sweep", json=swept).get_json()["rows"]
+        assert row["memory_bytes"] == said["memory_bytes"], body
+        assert row["fits"] == said.get("fit", {"fits": None})["fits"], body
+
+    check()

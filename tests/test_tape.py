@@ -1,6 +1,8 @@
 """What a decoder layer keeps for its backward pass, against closed forms derived by hand from transformers' code."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from calculator.architectures import read_model
 from calculator.layers.attention import Attention
@@ -8,8 +10,8 @@ from calculator.layers.blocks import PreNormBlock
 from calculator.layers.feed_forward import GatedFeedForward
 from calculator.layers.norms import RMSNorm
 from calculator.model import Model
-from calculator.profile import inference_profile, training_profile
-from calculator.tape import FLOAT, HALF, Adapter, Mode, evaluate, front
+from calculator.profile import inference_profile, largest, leading, training_profile
+from calculator.tape import FLOAT, HALF, Adapter, Mode, Moment, evaluate, front
 from calculator.trace import trace
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, WIDE, RANK, LENGTH = 4096, 32, 8, 128, 14336, 16, 2048
@@ -168,3 +170,18 @@ def test_adapters_on_a_model_with_a_tied_table_make_no_gradient_of_it() -> None:
     model = read_model({"model_type": "gpt2", **sizes})
     mode = Mode(one=True, frozen=True, adapter=Adapter(8, ("all-linear",), FLOAT))
     assert training_profile(model, mode, "full").need("backward", 1, 4) < 50_000 * 64
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    moments=st.lists(st.tuples(*[st.integers(-50, 50)] * 6, st.just(0)), min_size=1, max_size=8),
+    more=st.integers(0, 9),
+    length=st.integers(1, 9),
+    further=st.integers(0, 60),
+)
+def test_the_leading_moments_hold_the_largest_from_there_on(
+    moments: list[Moment], more: int, length: int, further: int
+) -> None:
+    for one, sequences in ((True, 1), (False, 2 + more)):
+        kept = leading(moments, one, length)
+        assert largest(kept, sequences, length + further) == largest(moments, sequences, length + further)

@@ -95,4 +95,4 @@ def test_more_micro_batches_than_stages_change_nothing():
 
 
 def _said(asked):
-    return {name: getattr(asked, name) for name in asked.__slots__}
+    return asked._asdict()

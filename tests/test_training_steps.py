@@ -1,7 +1,5 @@
 """A training step: losses, checkpointing, sharding, pipelines, and what a driver shows."""
 
-from dataclasses import replace
-
 import pytest
 
 from calculator.architectures import read_model
@@ -22,12 +20,12 @@ PURE = TrainingSetup(
     mixed_precision="none",
     gradient_checkpointing="full",
 )
-QLORA = replace(
-    PURE, method="qlora", lora=Lora(16, ("q_proj", "k_proj", "v_proj", "o_proj")), mixed_precision="autocast"
+QLORA = PURE._replace(
+    method="qlora", lora=Lora(16, ("q_proj", "k_proj", "v_proj", "o_proj")), mixed_precision="autocast"
 )
 SHARDED = {"data_parallel": 2, "zero_stage": 3}
-FULL4 = replace(
-    PURE, precision="float32", mixed_precision="autocast", kernels="liger", loss="fused", data_parallel=4, zero_stage=3
+FULL4 = PURE._replace(
+    precision="float32", mixed_precision="autocast", kernels="liger", loss="fused", data_parallel=4, zero_stage=3
 )
 
 
@@ -45,11 +43,11 @@ MEASURED = [
     # the optimizer's step: 5 copies of 2 bytes a parameter
     ("full, bfloat16", "Mistral-7B-v0.1", PURE, 72_435_230_720, 0.002),
     # the same sharded in float32: 5 copies of 4 bytes over 4 GPUs
-    ("FSDP over 4", "Meta-Llama-3-8B", replace(FULL4, batch_size=4), 40_168_839_680, 0.01),
+    ("FSDP over 4", "Meta-Llama-3-8B", FULL4._replace(batch_size=4), 40_168_839_680, 0.01),
     # the activations win
-    ("FSDP over 4, more tokens", "Meta-Llama-3-8B", replace(FULL4, batch_size=16), 60_306_944_512, 0.01),
-    ("FSDP and adapters", "Mistral-7B-v0.1", replace(QLORA, batch_size=4, **SHARDED), 15_970_067_968, 0.03),
-    ("FSDP and adapters, 70B", "Llama-2-70b-hf", replace(QLORA, batch_size=2, **SHARDED), 46_685_287_936, 0.01),
+    ("FSDP over 4, more tokens", "Meta-Llama-3-8B", FULL4._replace(batch_size=16), 60_306_944_512, 0.01),
+    ("FSDP and adapters", "Mistral-7B-v0.1", QLORA._replace(batch_size=4, **SHARDED), 15_970_067_968, 0.03),
+    ("FSDP and adapters, 70B", "Llama-2-70b-hf", QLORA._replace(batch_size=2, **SHARDED), 46_685_287_936, 0.01),
     # transformers of that year held two more bytes a logit
     ("one GPU and adapters", "Mistral-7B-v0.1", QLORA, 28_412_178_944, 0.10),
 ]
@@ -66,9 +64,9 @@ def test_a_fused_loss_holds_one_chunk_of_logits():
     # Liger: as many chunks as the vocabulary is wider than the hidden states, rounded to a power of two of rows
     # 32,768 tokens / ceil(32,000 / 4,096) = 4,096 rows of (32,000 + 4,096) · 2 bytes
     assert Chunks(row=(32_000 + 4096) * 2, parts=8, even=True).bytes(32_768) == 4096 * 36_096 * 2
-    setup = replace(PURE, method="lora", lora=Lora())
+    setup = PURE._replace(method="lora", lora=Lora())
     whole = training(model("Mistral-7B-v0.1"), setup)
-    fused = training(model("Mistral-7B-v0.1"), replace(setup, loss="fused"))
+    fused = training(model("Mistral-7B-v0.1"), setup._replace(loss="fused"))
     losses = [next(p.total for p in each.phases if p.name == "loss") for each in (whole, fused)]
     # 12 bytes a logit give way to the hidden states, their gradient and one chunk
     saved = 12 * 32_768 * 32_000 - 2 * 2 * 32_768 * 4096 - 4096 * 36_096 * 2
@@ -77,7 +75,7 @@ def test_a_fused_loss_holds_one_chunk_of_logits():
 
 def test_losses_in_order():
     totals = [
-        peak("Meta-Llama-3-8B", replace(PURE, batch_size=1, method="lora", lora=Lora(), loss=each))
+        peak("Meta-Llama-3-8B", PURE._replace(batch_size=1, method="lora", lora=Lora(), loss=each))
         for each in ("standard", "chunked", "fused")
     ]
     assert totals == sorted(totals, reverse=True)
@@ -85,7 +83,7 @@ def test_losses_in_order():
 
 def test_checkpointing_in_order():
     kept = [
-        training(model("Meta-Llama-3-8B"), replace(PURE, gradient_checkpointing=each)).saved_per_layer
+        training(model("Meta-Llama-3-8B"), PURE._replace(gradient_checkpointing=each)).saved_per_layer
         for each in ("none", "selective", "full")
     ]
     tokens = 8 * 4096
@@ -98,7 +96,7 @@ def test_checkpointing_in_order():
 def test_offloaded_checkpoints_leave_the_card():
     here, away = (
         training(
-            model("Meta-Llama-3-8B"), replace(PURE, loss="fused", optimizer="Paged AdamW", activation_offload=each)
+            model("Meta-Llama-3-8B"), PURE._replace(loss="fused", optimizer="Paged AdamW", activation_offload=each)
         )
         for each in (False, True)
     )
@@ -108,7 +106,7 @@ def test_offloaded_checkpoints_leave_the_card():
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_replicas_share_what_their_stage_says(stage):
-    setup = replace(PURE, mixed_precision="master_weights", data_parallel=4, zero_stage=stage)
+    setup = PURE._replace(mixed_precision="master_weights", data_parallel=4, zero_stage=stage)
     estimate = training(model("Mistral-7B-v0.1"), setup)
     count, step = 7_241_732_096, next(p for p in estimate.fullest if p.name == "optimizer_step")
     assert step.bytes_of("optimizer_memory") == 8 * count // (4 if stage >= 1 else 1)
@@ -119,7 +117,7 @@ def test_replicas_share_what_their_stage_says(stage):
 
 
 def test_a_pipelines_first_stage_waits_longest():
-    setup = replace(PURE, mixed_precision="master_weights", pipeline_parallel=4, micro_batches=8, batch_size=2)
+    setup = PURE._replace(mixed_precision="master_weights", pipeline_parallel=4, micro_batches=8, batch_size=2)
     estimate = training(model("Meta-Llama-3-8B"), setup)
     waiting = [max(p.bytes_of("activation_memory") for p in stage if p.name == "forward") for stage in estimate.stages]
     assert waiting == sorted(waiting, reverse=True) and len(waiting) == 4
@@ -130,11 +128,11 @@ def test_a_pipelines_first_stage_waits_longest():
 @pytest.mark.parametrize(
     ("field", "setup"),
     [
-        ("tensor_parallel", replace(PURE, tensor_parallel=3)),
-        ("pipeline_parallel", replace(PURE, pipeline_parallel=5)),
-        ("context_parallel", replace(PURE, context_parallel=7)),
-        ("expert_parallel", replace(PURE, expert_parallel=2, data_parallel=2)),
-        ("gpu_count", replace(PURE, data_parallel=2, gpu=find_gpu("H100"), gpu_count=1)),
+        ("tensor_parallel", PURE._replace(tensor_parallel=3)),
+        ("pipeline_parallel", PURE._replace(pipeline_parallel=5)),
+        ("context_parallel", PURE._replace(context_parallel=7)),
+        ("expert_parallel", PURE._replace(expert_parallel=2, data_parallel=2)),
+        ("gpu_count", PURE._replace(data_parallel=2, gpu=find_gpu("H100"), gpu_count=1)),
     ],
 )
 def test_what_does_not_divide_is_refused(field, setup):
@@ -145,8 +143,8 @@ def test_what_does_not_divide_is_refused(field, setup):
 
 def test_a_driver_shows_more_than_the_allocator():
     # nvidia-smi read 71.3 GiB beside an allocated peak of 67.5
-    gpu = replace(find_gpu("H100"), memory=80 * GIB)
-    estimate = training(model("Mistral-7B-v0.1"), replace(PURE, gpu=gpu))
+    gpu = find_gpu("H100")._replace(memory=80 * GIB)
+    estimate = training(model("Mistral-7B-v0.1"), PURE._replace(gpu=gpu))
     assert estimate.fit is not None
     assert estimate.fit["used_gib"] == pytest.approx(71.3, rel=0.02)
     assert estimate.fit["fits"] and estimate.room is not None and estimate.room > 0
@@ -154,9 +152,9 @@ def test_a_driver_shows_more_than_the_allocator():
 
 def test_kept_gradients_have_one_fresh_beside_them():
     """Accumulation adds each new gradient to the kept ones: the head's, of 128,256 × 4,096, meets the logits'."""
-    once = replace(PURE, batch_size=1, optimizer="SGD without momentum", loss="fused")
+    once = PURE._replace(batch_size=1, optimizer="SGD without momentum", loss="fused")
     name = "Meta-Llama-3-8B"
-    one, many = (training(model(name), replace(once, gradient_accumulation=each)) for each in (1, 4))
+    one, many = (training(model(name), once._replace(gradient_accumulation=each)) for each in (1, 4))
     backward = next(phase for phase in many.phases if phase.name == "backward")
     kept = 2 * 8_030_261_248
     assert kept < backward.bytes_of("gradient_memory") <= kept + 2 * 128_257 * 4096
@@ -164,7 +162,7 @@ def test_kept_gradients_have_one_fresh_beside_them():
 
 
 def test_a_step_in_the_backward_pass_holds_one_gradient():
-    here = replace(PURE, batch_size=1, optimizer_in_backward=True)
+    here = PURE._replace(batch_size=1, optimizer_in_backward=True)
     estimate = training(model("Mistral-7B-v0.1"), here)
     step = next(phase for phase in estimate.phases if phase.name == "optimizer_step")
     backward = next(phase for phase in estimate.phases if phase.name == "backward")
@@ -175,12 +173,12 @@ def test_a_step_in_the_backward_pass_holds_one_gradient():
 
 @pytest.mark.parametrize("framework", ["transformers", "megatron"])
 def test_what_was_assumed_is_said(framework):
-    setup = replace(PURE, framework=framework, gradient_checkpointing="selective")
+    setup = PURE._replace(framework=framework, gradient_checkpointing="selective")
     assert any("select" in warning for warning in training(model("Mistral-7B-v0.1"), setup).warnings)
 
 
 def test_a_sum_over_stages_leaves_no_gpu_out():
-    setup = replace(PURE, mixed_precision="master_weights", pipeline_parallel=4, micro_batches=4, batch_size=1)
+    setup = PURE._replace(mixed_precision="master_weights", pipeline_parallel=4, micro_batches=4, batch_size=1)
     estimate = training(model("Meta-Llama-3-8B"), setup)
     assert [phase.name for phase in estimate.phases] == ["forward", "loss", "backward", "optimizer_step"]
     for phase in estimate.phases:
@@ -189,7 +187,7 @@ def test_a_sum_over_stages_leaves_no_gpu_out():
 
 def test_widths_that_were_solved_from_a_size_are_rounded_when_cut():
     sized = sized_model(7 * 10**9, hidden_size=4096, num_hidden_layers=32, num_attention_heads=32)
-    estimate = training(sized, replace(PURE, tensor_parallel=4))
+    estimate = training(sized, PURE._replace(tensor_parallel=4))
     assert estimate.fullest[0].bytes_of("model_weights") == pytest.approx(2 * 7 * 10**9 / 4, rel=0.01)
 
 
@@ -204,8 +202,7 @@ def test_a_selective_step_takes_what_was_counted():
         "num_key_value_heads": 4,
         "vocab_size": 32_000,
     }
-    setup = replace(
-        PURE,
+    setup = PURE._replace(
         batch_size=2,
         sequence_length=512,
         attention="sdpa",
@@ -236,8 +233,7 @@ def test_an_accumulating_step_takes_what_was_counted(vocabulary, checkpointing, 
         "num_key_value_heads": 4,
         "vocab_size": vocabulary,
     }
-    setup = replace(
-        PURE,
+    setup = PURE._replace(
         batch_size=2,
         sequence_length=512,
         attention="sdpa",

@@ -2,91 +2,139 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..estimate import Part
+from ..formats import Format
+from ..layers.blocks import Block
 from ..model import Model
 from ..parallel import ALONE, part_of, stage_ends
 from ..precisions import tape_dtype
-from ..profile import Profile, inference_profile
+from ..profile import inference_profile, largest, leading
 from ..quantization import NormalFloat
-from ..tape import Mode
+from ..tape import Mode, Moment
 from .base import Engine, Question, Share
-from .holdings import PLAIN, Loading, cache_formats, cache_held, spelled, states_held, weights_held
+from .holdings import PLAIN, Loading, cache_formats, layers_of, spelled, states_held, weights_held
 
+Moments = tuple[Moment, ...]
 IDS = 8  # bytes a token id
-NO_WINDOWS: frozenset[int] = frozenset()
 
 
-@lru_cache(maxsize=4096)
-def _profile(
-    model: Model,
-    step: str,
-    dtype: str,
-    attention: str,
-    one: bool,
-    exceeded: frozenset[int],
-    fresh: bool,
-    all_logits: bool,
-    quantized: bool,
-) -> Profile:
-    mode = Mode(
-        step=step,
-        weights=dtype,
-        attention=attention,
-        frozen=True,
-        one=one,
-        exceeded=exceeded,
-        fresh=fresh,
-        quantized=quantized,
-    )
-    return inference_profile(model, mode, all_logits)
+class Sizes(NamedTuple):
+    """What so many sequences take on one GPU of a stage, beside weights.
+
+    early, late        bytes of the cache with its states, once the prompt is through and at the end
+    prefill, decode    bytes of the largest moment less the cache
+    elements           of the cache that one sequence keeps, early and late
+    state              bytes of all states
+    """
+
+    early: int
+    late: int
+    prefill: int
+    decode: int
+    elements: tuple[int, int]
+    state: int
 
 
-def need(question: Question, stage: int, step: str, length: int) -> int:
-    """Bytes that one forward pass takes beside weights, cache included as transformers stores it in 16 or 32 bit."""
-    model, setup, placement = question.model, question.setup, question.placement
-    if placement is not ALONE:
-        first, last = stage_ends(len(model.layers), placement.pipeline)[stage]
-        model = part_of(model, placement.tensor, first, last)
-    assert setup.precision
-    profile = _profile(
-        model,
-        step,
-        tape_dtype(setup.precision),
-        setup.attention,
-        setup.batch_size == 1,
-        frozenset([window for window in model.windows if length >= window]) if model.windows else NO_WINDOWS,
-        setup.prompt_length == setup.sequence_length,
-        setup.logits == "all",
-        unpacked(question, step),
-    )
-    return profile.need(step, setup.batch_size, length)
+@dataclass(frozen=True, eq=False, slots=True)
+class Stage:
+    """What a stage's GPU runs and keeps, whatever the workload.
+
+    model     the layers with their share of heads and widths
+    layers    each different layer as the whole model has it, and how many of it there are
+    ways      tensor parallelism
+    stored    the cache's format
+    state     bytes of states a sequence
+    mode      of a forward pass
+    width     bytes of an activation's element
+    logits    whether they are made for every position
+    packed    whether weights are unpacked to a 16-bit copy for a product of more than one row, as bitsandbytes does in
+              4 bit [bitsandbytes/autograd/_functions.py: matmul_4bit]
+    passes    the moments of a prefill and of a decode step, by what they depend on
+    """
+
+    model: Model
+    layers: tuple[tuple[Block, int], ...]
+    ways: int
+    stored: Format
+    state: int
+    mode: Mode
+    width: int
+    logits: bool
+    packed: bool
+    passes: dict[tuple[bool, bool, bool, int, int], tuple[Moments, Moments]]
+
+    def elements(self, tokens: int) -> int:
+        """Elements of the cache that one sequence keeps."""
+        held, ways = 0, self.ways
+        for layer, count in self.layers:
+            held += count * layer.cache(tokens, ways)
+        return held
+
+    def sizes(self, batch: int, prompt: int, length: int) -> Sizes:
+        """Bytes with so many sequences, whose forward passes hold their cache in 16 or 32 bit as transformers does."""
+        early = late = self.elements(length)
+        if prompt != length:
+            early = self.elements(prompt)
+        windows = self.model.windows
+        exceeded = (bisect_right(windows, prompt), bisect_right(windows, length)) if windows else (0, 0)
+        key = (batch == 1, prompt == length, batch * prompt > 1, *exceeded)
+        passes = self.passes.get(key)
+        if passes is None:
+            passes = self.passes[key] = self.passed(*key)
+        prefill, decode = largest(passes[0], batch, prompt), largest(passes[1], batch, length)
+        inputs, beside, state, stored = IDS * batch * (prompt + 1), batch * self.width, batch * self.state, self.stored
+        return Sizes(
+            batch * stored.bytes(early) + state,
+            batch * stored.bytes(late) + state,
+            max(prefill - early * beside - state, 0) + inputs,
+            max(decode - late * beside - state, 0) + inputs,
+            (early, late),
+            state,
+        )
+
+    def passed(self, one: bool, fresh: bool, many: bool, first: int, last: int) -> tuple[Moments, Moments]:
+        """A prefill and a decode step of `one` sequence or more; `many` rows; windows that each exceeds."""
+        windows = self.model.windows
+
+        def moments(step: str, exceeded: int, packed: bool) -> Moments:
+            past = windows[:exceeded]
+            mode = replace(self.mode, step=step, one=one, fresh=fresh, exceeded=frozenset(past), quantized=packed)
+            profile = inference_profile(self.model, mode, self.logits)
+            return leading(profile.phases[step], one, past[-1] if past else 1)
+
+        return moments("prefill", first, self.packed and many), moments("decode", last, self.packed and not one)
 
 
-def unpacked(question: Question, step: str) -> bool:
-    """Whether weights are unpacked to a 16-bit copy for a product: bitsandbytes does so in 4 bit for more than one row.
-    [bitsandbytes/autograd/_functions.py: matmul_4bit]"""
-    setup = question.setup
-    rows = setup.batch_size if step == "decode" else setup.batch_size * (setup.prompt_length or 1)
-    return isinstance(question.recipe, NormalFloat) and rows > 1
+def stage_of(question: Question, stage: int) -> Stage:
+    """The stage, worked out once."""
 
+    def work() -> Stage:
+        model, placement, setup = question.model, question.placement, question.setup
+        layers = tuple(layers_of(model, placement.pipeline, stage).items())
+        assert setup.precision and setup.kv_cache_precision
+        state = states_held(model, placement, stage, question.width)
+        if placement is not ALONE:
+            first, last = stage_ends(len(model.layers), placement.pipeline)[stage]
+            model = part_of(model, placement.tensor, first, last)
+        return Stage(
+            model,
+            layers,
+            placement.tensor,
+            cache_formats(setup.kv_cache_precision),
+            state,
+            Mode(weights=tape_dtype(setup.precision), attention=setup.attention, frozen=True),
+            question.width,
+            setup.logits == "all",
+            isinstance(question.recipe, NormalFloat),
+            {},
+        )
 
-def moments(question: Question, stage: int, elements: tuple[int, int], state: int) -> tuple[Part, Part]:
-    """Activations of a prefill and of a decode step: the largest moment less the cache, of so many elements a sequence
-    in either, and less the states."""
-    setup, width = question.setup, question.width
-    assert setup.prompt_length
-    batch, prompt, length = setup.batch_size, setup.prompt_length, setup.sequence_length
-    inputs, beside = IDS * batch * (prompt + 1), batch * width
-    early, late = elements
-    prefill = max(need(question, stage, "prefill", prompt) - early * beside - state, 0) + inputs
-    decode = max(need(question, stage, "decode", length) - late * beside - state, 0) + inputs
-    return (
-        Part("activation_memory", prefill, f"largest moment of prefill: {batch} × {prompt:,} tokens"),
-        Part("activation_memory", decode, f"largest moment of decode: {batch} × {length:,} tokens"),
-    )
+    return question.once(("stage", stage, question.setup.kv_cache_precision), work)
 
 
 def weights_part(question: Question, size: int, beside: str = "") -> Part:
@@ -103,46 +151,51 @@ def _weights_part(parameters: int, stored: str, ways: int, size: int, beside: st
     return Part("model_weights", size, f"{parameters:,} parameters × {stored}{shared}{beside}")
 
 
-def cache_part(question: Question, elements: int, state: int) -> Part:
+def needed_cache(question: Question, stage: int) -> tuple[int, int]:
+    """Bytes of the cache by arithmetic on one GPU: what grows with tokens, and states."""
+    setup, held = question.setup, stage_of(question, stage)
+    batch = setup.batch_size
+    return batch * held.stored.bytes(held.elements(setup.sequence_length)), batch * held.state
+
+
+def cache_part(held: Stage, batch: int, elements: int, size: int, state: int) -> Part:
     """Cache of every sequence, of so many elements each, and the states of all."""
-    batch, precision = question.setup.batch_size, question.setup.kv_cache_precision
-    assert precision
-    stored = cache_formats(precision)
-    size = batch * stored.bytes(elements) + state
-    formula = f"{batch} × {elements:,} elements × {stored.bits_per_weight:g} bits"
+    formula = f"{batch} × {elements:,} elements × {held.stored.bits_per_weight:g} bits"
     return Part("kv_cache", size, f"{formula} + {state:,} bytes of state" if state else formula)
 
 
-def needed_cache(question: Question, stage: int) -> tuple[int, int]:
-    """Bytes of the cache by arithmetic on one GPU: what grows with tokens, and states."""
-    setup, placement = question.setup, question.placement
-    assert setup.kv_cache_precision
-    elements = cache_held(question.model, placement, stage, setup.sequence_length)
-    state = states_held(question.model, placement, stage, question.width)
-    return setup.batch_size * cache_formats(setup.kv_cache_precision).bytes(elements), setup.batch_size * state
+def weights_of(question: Question, stage: int, loading: Loading = PLAIN) -> Part:
+    """Weights of one GPU, worked out once."""
+
+    def work() -> Part:
+        assert question.setup.precision
+        size = weights_held(
+            question.model, question.recipe, question.setup.precision, question.placement, stage, loading
+        )
+        return weights_part(question, size, ", in blocks of torch's allocator" if loading.allocator else "")
+
+    return question.once(("weights", stage), work)
 
 
 def share(question: Question, stage: int, loading: Loading = PLAIN) -> Share:
     """One GPU by arithmetic alone."""
-    model, setup, placement = question.model, question.setup, question.placement
-    assert setup.precision and setup.prompt_length
-    late = early = cache_held(model, placement, stage, setup.sequence_length)
-    state = setup.batch_size * states_held(model, placement, stage, question.width)
-    cache = first = cache_part(question, late, state)
-    if setup.prompt_length != setup.sequence_length:
-        early = cache_held(model, placement, stage, setup.prompt_length)
-        first = cache_part(question, early, state)
+    setup, placement, held = question.setup, question.placement, stage_of(question, stage)
+    batch, length, prompt = setup.batch_size, setup.sequence_length, setup.prompt_length
+    assert prompt
+    early, late, prefill, decode, elements, state = held.sizes(batch, prompt, length)
+    cache = first = cache_part(held, batch, elements[1], late, state)
+    if prompt != length:
+        first = cache_part(held, batch, elements[0], early, state)
     return Share(
         placement.tensor * placement.data,
-        weights_part(
-            question,
-            weights_held(model, question.recipe, setup.precision, placement, stage, loading),
-            ", in blocks of torch's allocator" if loading.allocator else "",
-        ),
+        weights_of(question, stage, loading),
         (first, cache),
-        moments(question, stage, (early, late), state),
+        (
+            Part("activation_memory", prefill, f"largest moment of prefill: {batch} × {prompt:,} tokens"),
+            Part("activation_memory", decode, f"largest moment of decode: {batch} × {length:,} tokens"),
+        ),
         (),
-        cache.bytes - state,
+        late - state,
         state,
     )
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import InvalidSetup, UnknownName, nearest
 from ..estimate import Part, Phase
@@ -19,6 +19,8 @@ from ..setup import InferenceSetup
 
 Version = tuple[int, ...]
 Value = str | int | float | bool | None
+Known = TypeVar("Known")
+MOST_WORKED = 256  # results of one plan that are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,10 @@ class Measured:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+NO_OPTIONS: Mapping[str, Value] = MappingProxyType({})
+
+
+class Question(NamedTuple):
     """One request as an engine sees it.
 
     setup      with every default of the workload filled in
@@ -79,20 +83,33 @@ class Question:
     options    all of the engine's, defaults included; None where one follows from elsewhere
     version    as numbers
     asked_cache  kv_cache_precision as the request said it
+    worked     what an engine has worked out of all but the workload; questions that differ in nothing else share it
     """
 
     model: Model
     setup: InferenceSetup
     recipe: Recipe | None
     placement: Placement
-    options: Mapping[str, Value] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, Value] = NO_OPTIONS
     version: Version = ()
     asked_cache: str | None = None
+    worked: dict[Any, Any] | None = None
 
     @property
     def width(self) -> int:
         """Bytes of an activation's element."""
         return 4 if self.setup.precision == "float32" else 2
+
+    def once(self, key: Any, work: Callable[[], Known]) -> Known:
+        """What `work` gives, done once for all questions that share `worked`; `key` says what else it depends on."""
+        if self.worked is None:
+            return work()
+        found: Known | None = self.worked.get(key)
+        if found is None:
+            if len(self.worked) >= MOST_WORKED:
+                self.worked.clear()
+            found = self.worked[key] = work()
+        return found
 
     def number(self, name: str, otherwise: int) -> int:
         """A whole-number option, or what follows where it was not said."""
@@ -104,10 +121,10 @@ class Question:
         return self.version >= version
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """What one GPU of a pipeline stage holds, and how many hold as much.
 
+    copies                how many
     weights               in every phase
     cache, activations    in prefill and decode; the cache with its states, as reserved
     loading               beside the weights while they are loaded, where that can be the most
@@ -115,7 +132,7 @@ class Share:
     needed, state         cache by arithmetic, in bytes: what grows with tokens, what does not
     """
 
-    count: int
+    copies: int
     weights: Part
     cache: tuple[Part, Part]
     activations: tuple[Part, Part]
@@ -127,9 +144,10 @@ class Share:
     @property
     def phases(self) -> tuple[Phase, ...]:
         """Its phases with what is alive in each."""
+        (first, cache), (prefill, decode) = self.cache, self.activations
         made = (
-            Phase("prefill", (self.weights, self.cache[0], self.activations[0], *self.overhead)),
-            Phase("decode", (self.weights, self.cache[1], self.activations[1], *self.overhead)),
+            Phase("prefill", (self.weights, first, prefill, *self.overhead)),
+            Phase("decode", (self.weights, cache, decode, *self.overhead)),
         )
         if self.loading is None:
             return made

@@ -9,9 +9,8 @@ attention over all cells, and the feed-forward part. Activations are float32.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any
 
 from ..errors import InvalidSetup
@@ -26,7 +25,7 @@ from ..tensors import Tensor
 from ..units import GIB, MIB, ceil_div, mib, round_up
 from ..weights import facts_of
 from .arithmetic import needed_cache, weights_part
-from .base import Engine, Measured, Option, Question, Share
+from .base import Engine, Measured, Option, Question, Share, calibrated
 from .holdings import growth, layers_between
 from .moments import dense_width, routed_width
 
@@ -85,8 +84,8 @@ def settle(question: Question) -> Question:
             "cache_type_v needs flash_attn where it is quantized: choose f16, or flash_attn true",
             "engine_options.cache_type_v",
         )
-    setup = replace(setup, kv_cache_precision=AS_PRECISION.get(key, key if key != "iq4_nl" else "q4_0"))
-    return replace(question, options=MappingProxyType(options), recipe=file_of(question), setup=setup)
+    setup = setup._replace(kv_cache_precision=AS_PRECISION.get(key, key if key != "iq4_nl" else "q4_0"))
+    return question._replace(options=options, recipe=question.once("file", lambda: file_of(question)), setup=setup)
 
 
 def file_of(question: Question) -> Recipe | None:
@@ -272,7 +271,10 @@ def compute_buffer(question: Question, stage: int) -> tuple[int, str]:
         return 0, "no layer is on the GPU"
     moments = {
         "attention": max(attention_elements(question, layer) for layer in layers_between(model, first, last)),
-        "feed-forward": max(feeding_elements(question, layer) for layer in layers_between(model, first, last)),
+        "feed-forward": question.once(
+            ("feeding", stage),
+            lambda: max(feeding_elements(question, layer) for layer in layers_between(model, first, last)),
+        ),
     }
     if stage == placement.pipeline - 1:
         moments["logits"] = model.head.vocabulary + hidden
@@ -290,13 +292,21 @@ def compute_buffer(question: Question, stage: int) -> tuple[int, str]:
 # ---------------------------------------------------------------------------------------------- the engine
 
 
+OVERHEAD = calibrated("runtime_overhead", CONTEXT, "driver context")
+
+
 def share(question: Question, stage: int) -> Share:
     """One GPU: offloaded layers with their cells and states, and the graph's buffer."""
     placement = question.placement
     first, last, with_output = on_gpu(question, stage)
-    output = " and the output" if with_output else ""
-    said = f": {last - first} of {len(question.model.layers)} layers{output}; the table of tokens stays with the CPU"
-    weights = weights_part(question, weights_on_gpu(question, stage), said)
+
+    def stored() -> Part:
+        output = " and the output" if with_output else ""
+        count = len(question.model.layers)
+        said = f": {last - first} of {count} layers{output}; the table of tokens stays with the CPU"
+        return weights_part(question, weights_on_gpu(question, stage), said)
+
+    weights = question.once(("weights", stage), stored)
     grown, state = cache_between(question, first, last), states_between(question, first, last)
     grown, state = ceil_div(grown, placement.tensor), ceil_div(state, placement.tensor)
     key, value = question.options["cache_type_k"], question.options["cache_type_v"]
@@ -311,16 +321,13 @@ def share(question: Question, stage: int) -> Share:
     held = min(question.number("n_ubatch", 512), cells) * cells * FLOAT  # older versions kept the mask besides
     said += " [exact on 6 logs; an older one kept the mask besides, 20 % more]"
     buffer = Part("activation_memory", size, said, size * 9 // 10, size + held)
-    overhead = Part(
-        "runtime_overhead", CONTEXT.expected, f"driver context [{CONTEXT.source}]", CONTEXT.low, CONTEXT.high
-    )
     needed, needed_state = needed_cache(question, stage)
     return Share(
         placement.tensor * placement.data,
         weights,
         (cache, cache),
         (buffer, buffer),
-        (overhead,),
+        (OVERHEAD,),
         needed,
         min(state, needed_state) if state else 0,
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 from ..errors import InvalidSetup
@@ -63,7 +61,7 @@ def settle(question: Question) -> Question:
         options["context_length"] = question.model.max_context or max(setup.sequence_length, 2048)
     if options["mem_fraction_static"] is None and setup.gpu is not None:
         options["mem_fraction_static"] = fraction(question, setup.gpu, int(options["chunked_prefill_size"] or 0), batch)
-    return replace(question, options=MappingProxyType(options), recipe=repacked(question))
+    return question._replace(options=options, recipe=question.once("repacked", lambda: repacked(question)))
 
 
 def fraction(question: Question, gpu: GPU, chunk: int, batch: int) -> float:
@@ -113,28 +111,31 @@ def share(question: Question, stage: int) -> Share:
     """One GPU: fused weights in whole segments, rotary tables in float32, slots for the workload, a chunk's
     activations, graphs."""
     model, setup, placement = question.model, question.setup, question.placement
-    assert setup.precision
-    weights = weights_reserved(model, question.recipe, setup.precision, placement, stage, LOADING) + 2 * tables(
-        question
-    )
+
+    def stored() -> tuple[Part, Part]:
+        assert setup.precision
+        turned = 2 * tables(question)
+        size = weights_reserved(model, question.recipe, setup.precision, placement, stage, LOADING) + turned
+        graphs = Measured(0, 0, 0, "disable_cuda_graph") if question.options.get("disable_cuda_graph") else GRAPHS
+        overhead = Part(
+            "runtime_overhead",
+            CONTEXT.expected + graphs.expected,
+            f"driver context {CONTEXT.expected:,}, CUDA graphs {graphs.expected:,} [{graphs.source}]",
+            CONTEXT.low + graphs.low,
+            CONTEXT.high + graphs.high,
+        )
+        said = f" in segments of torch's allocator + {turned:,} of rotary tables"
+        return weights_part(question, size, said), overhead
+
+    weights, overhead = question.once(("held", stage), stored)
     needed, _ = needed_cache(question, stage)
     slots, state, formula = reserved(question, stage)
     cache = Part("kv_cache", slots + state, formula)
     passed, said = activation(question, stage)
     activations = Part("activation_memory", passed, said, passed * 3 // 4, passed * 2)
-    graphs = Measured(0, 0, 0, "disable_cuda_graph") if question.options.get("disable_cuda_graph") else GRAPHS
-    overhead = Part(
-        "runtime_overhead",
-        CONTEXT.expected + graphs.expected,
-        f"driver context {CONTEXT.expected:,}, CUDA graphs {graphs.expected:,} [{graphs.source}]",
-        CONTEXT.low + graphs.low,
-        CONTEXT.high + graphs.high,
-    )
     return Share(
         placement.tensor * placement.data,
-        weights_part(
-            question, weights, f" in segments of torch's allocator + {2 * tables(question):,} of rotary tables"
-        ),
+        weights,
         (cache, cache),
         (activations, activations),
         (overhead,),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -46,6 +45,9 @@ def loading_of(question: Question) -> Loading:
     return WHOLE if whole else HALF
 
 
+OVERHEAD = calibrated("runtime_overhead", CONTEXT, "driver context")
+
+
 def share(question: Question, stage: int) -> Share:
     """As by arithmetic; with what older versions held, blocks of the allocator, and the process's own memory."""
     plain = bare_share(question, stage, loading_of(question))
@@ -63,14 +65,13 @@ def share(question: Question, stage: int) -> Share:
     formula = f"cuBLAS workspace of {WORKSPACE:,}"
     if kept:
         formula += f", {kept:,} of rotary tables in each layer, a tied head that is stored twice, or a matrix unpacked"
-    prefill, decode = (
+    prefill, decode = [
         Part(part.name, part.bytes + kept + WORKSPACE, f"{part.formula}; {formula}") for part in (prefill, decode)
-    )
+    ]
     if not question.since(4, 42):
         decode = with_old_cache(question, stage, decode)
-    overhead = calibrated("runtime_overhead", CONTEXT, "driver context")
     loading = untied_while_loading(question, kept) if last and not question.since(5) else None
-    return replace(plain, activations=(prefill, decode), overhead=(overhead,), loading=loading)
+    return plain._replace(activations=(prefill, decode), overhead=(OVERHEAD,), loading=loading)
 
 
 def untied_while_loading(question: Question, kept: int) -> Part | None:

@@ -85,8 +85,8 @@ def settle(question: Question) -> Question:
         # V0 prefills whole prompts; chunks come by themselves beyond 32K
         whole = not question.since(0, 8) and longest <= 32768
         options["max_num_batched_tokens"] = max(longest, 2048) if whole else 8192 if large else 2048
-    recipe = repacked(question)
-    return Question(model, setup, recipe, question.placement, options, question.version, question.asked_cache)
+    recipe = question.once("repacked", lambda: repacked(question))
+    return question._replace(recipe=recipe, options=options)
 
 
 def repacked(question: Question) -> Recipe | None:

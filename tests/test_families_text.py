@@ -81,6 +81,42 @@ def test_a_step_needs_what_was_counted(name: str, phase: str) -> None:
     assert held + need == pytest.approx(row["peaks"][phase], rel=5e-4, abs=BESIDE)
 
 
+# model type, further fields, elements a sequence keeps of a token, and whatever its length
+CACHES: list[tuple[str, dict[str, Any], int, int]] = [
+    # two attentions a layer, of a latent of 16 and a rotary key of 8
+    (
+        "longcat_flash",
+        {"num_layers": 2, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "n_routed_experts": 4, "moe_topk": 2},
+        2 * 2 * 24,
+        0,
+    ),
+    # one full layer; a 6 × 12 matrix for each of 4 heads and the last 4 inputs of 2·24 + 48 channels
+    (
+        "olmo_hybrid",
+        {"linear_key_head_dim": 6, "layer_types": ["linear_attention", "full_attention"]},
+        2 * 2 * 16,
+        4 * 6 * 12 + 4 * 96,
+    ),
+    # latent attention in the second layer; four 8 × 8 matrices and the last 4 inputs of 3·32 channels in the first
+    (
+        "bailing_hybrid",
+        {"layer_group_size": 2, "head_dim": 8, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "num_experts": 8},
+        24,
+        4 * 64 + 4 * 96,
+    ),
+    # keys and values of two heads of 16, in both layers
+    ("jetmoe", {}, 2 * 2 * 2 * 16, 0),
+    # no cache at all
+    ("openai-gpt", {"n_embd": 64, "n_head": 4, "n_layer": 2}, 0, 0),
+]
+
+
+@pytest.mark.parametrize(("kind", "change", "token", "state"), CACHES, ids=[each[0] for each in CACHES])
+def test_a_sequence_keeps_what_the_layers_say(kind: str, change: dict[str, Any], token: int, state: int) -> None:
+    model = read_model({"model_type": kind, **SIZES, **change})
+    assert (model.cache(10), model.state()) == (10 * token, state)
+
+
 SIZES: dict[str, Any] = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -115,6 +151,14 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("openai-gpt", {"n_head": 0, "n_embd": 64}, "n_head"),
     ("persimmon", {"partial_rotary_factor": 2.0}, "partial_rotary_factor"),
     ("xglm", {"attention_heads": 5, "d_model": 64}, "d_model"),
+    ("bailing_hybrid", {"n_group": 7, "num_experts": 8}, "num_experts"),
+    ("bailing_hybrid", {"layer_group_size": 0}, "layer_group_size"),
+    ("diffllama", {"num_key_value_heads": 1}, "num_key_value_heads"),
+    ("jetmoe", {"num_local_experts": 2, "num_experts_per_tok": 3}, "num_experts_per_tok"),
+    ("lfm3", {"layer_types": ["conv", "linear"]}, "layer_types"),
+    ("longcat_flash", {"num_hidden_layers": 3}, "num_hidden_layers"),
+    ("modernbert-decoder", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers"),
+    ("olmo_hybrid", {"linear_num_key_heads": 4, "linear_num_value_heads": 6}, "linear_num_value_heads"),
     ("youtu", {"kv_lora_rank": 0}, "kv_lora_rank"),
     ("axk1", {"q_lora_rank": None}, "q_lora_rank"),
 ]

@@ -31,6 +31,7 @@ from .phi import READERS as PHI
 from .pictures import READERS as PICTURES
 from .recent import READERS as RECENT
 from .scenes import READERS as SCENES
+from .singular import READERS as SINGULAR
 from .sounds import READERS as SOUNDS
 from .sparse import READERS as SPARSE
 from .speech import READERS as SPEECH
@@ -64,6 +65,7 @@ READERS: dict[str, Reader] = {
     **RECENT,
     **SCENES,
     **SOUNDS,
+    **SINGULAR,
     **SPARSE,
     **SPEECH,
     **STATE_SPACE,

@@ -583,4 +583,5 @@ READERS: dict[str, Reader] = {
     "step3p5": step_text,
     "minimax_m3": minimax_m3_text,
     "minimax_m3_vl": minimax_m3_vl,
+    "minimax_m3_vl_text": minimax_m3_text,
 }

@@ -41,6 +41,7 @@ from .table import Reader
 from .texts import TEXTS
 from .vision import READERS as VISION
 from .vision_experts import READERS as VISION_EXPERTS
+from .words import READERS as WORDS
 
 READERS: dict[str, Reader] = {
     **BRIDGES,
@@ -72,8 +73,9 @@ READERS: dict[str, Reader] = {
     **T5,
     **VISION,
     **VISION_EXPERTS,
+    **WORDS,
 }
-WHOLES = {**BRIDGES, **PICTURES, **SCENES, **SOUNDS, **SPEECH}
+WHOLES = {**BRIDGES, **PICTURES, **SCENES, **SOUNDS, **SPEECH, **WORDS}
 TEXTS.update((kind, reader) for kind, reader in READERS.items() if kind not in WHOLES)
 
 

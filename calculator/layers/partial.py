@@ -157,6 +157,29 @@ class PlainLayerNorm(Norm):
 
 
 @dataclass(frozen=True, slots=True)
+class ScatteredNorm(Norm):
+    """A layer norm over each head, then a weight and a bias that every head has for itself. (transformers'
+    ChameleonLayerNorm)"""
+
+    heads: int = 1
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """A weight and a bias of the full width."""
+        shape = (self.heads, self.width)
+        return Tensor(f"{self.name}.weight", shape, "norm", "norm"), Tensor(f"{self.name}.bias", shape, "norm", "norm")
+
+    def forward(self, tape: Tape, x: Value, rows: int = 1) -> Value:
+        """Keeps x, its mean and rstd, and the normalized x that the weight multiplies."""
+        per_row = statistics_rows(x, self.width)
+        out = tape.new(x.elements, x.dtype)
+        mean, rstd = tape.new(per_row, FLOAT), tape.new(per_row, FLOAT)
+        x = tape.attach(out, (x,), (x, mean, rstd))
+        del out, mean, rstd
+        x = tape.multiply(x, tape.parameter(self.width * self.heads))
+        return tape.add(x, tape.parameter(self.width * self.heads))
+
+
+@dataclass(frozen=True, slots=True)
 class HeadNorms(Norm):
     """A layer norm without bias for each head, one after the other. (transformers' StableLmLayerNormPerHead)"""
 

@@ -577,6 +577,8 @@ class Tape:
         """Autocast's 16-bit copy of a parameter: cached while the region lasts if the parameter is trained."""
         if not self.mode.autocast or weight.dtype == HALF:
             return weight
+        if self.borrowing:  # the layer that owns it has made one
+            return Value(weight.elements, HALF, None, weight.node)
         copy = self.cast(weight, HALF)
         if cached and isinstance(weight.node, Leaf) and copy.storage is not None:
             self.casts.append(copy.storage)

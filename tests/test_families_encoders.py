@@ -28,6 +28,8 @@ MODES = {
     "single": Mode(one=True),
     "prefill": Mode(step="prefill"),
     "decode": Mode(step="decode"),
+    "eager_prefill": Mode(step="prefill", attention="eager"),
+    "eager_decode": Mode(step="decode", attention="eager"),
 }
 PEAKS = [(name, phase) for name, row in COUNTED.items() for phase in row["peaks"]]
 SAVED = [(name, mode) for name, row in COUNTED.items() for mode in row["saved"]]
@@ -36,6 +38,10 @@ WIDER: dict[tuple[str, str], float] = {
     ("t5", "checkpointed"): 0.02,
     ("mt5", "checkpointed"): 0.045,
     ("umt5", "checkpointed"): 0.025,
+    ("deberta-v2", "eager_prefill"): 0.035,
+    ("esm", "autocast"): 0.025,
+    ("esm", "checkpointed"): 0.06,
+    ("roberta-prelayernorm", "prefill"): 0.035,
 }
 
 
@@ -49,7 +55,7 @@ def test_a_layer_keeps_what_was_counted(name: str, mode: str) -> None:
     model = read_model(COUNTED[name]["config"])
     how = settled(model, replace(MODES[mode], exceeded=frozenset(each for each in model.windows if each <= LENGTH)))
     kept = trace(model.layers[1], how, model.hidden, how.hidden, shared_tables(model, how)).saved
-    assert evaluate(kept, 2, LENGTH) == pytest.approx(COUNTED[name]["saved"][mode], abs=100)  # states of generators
+    assert evaluate(kept, 2, LENGTH) == pytest.approx(COUNTED[name]["saved"][mode], abs=100, rel=4e-3)
 
 
 @pytest.mark.parametrize(("name", "phase"), PEAKS)
@@ -64,12 +70,179 @@ def test_a_step_needs_what_was_counted(name: str, phase: str) -> None:
         need = max(profile.need(part, sequences, LENGTH) for part in profile.phases)
     else:
         held += 8 * (LENGTH + 1) * sequences
-        need = inference_profile(model, mode, True).need(phase, sequences, LENGTH + (phase == "decode"))
+        need = inference_profile(model, mode, True).need(mode.step, sequences, LENGTH + (mode.step == "decode"))
     assert held + need == pytest.approx(row["peaks"][phase], rel=WIDER.get((name, phase), 1.5e-2))
 
 
 # configuration, parameters as the model class of transformers 5.23.0 has them on the meta device
 CLASSES: list[tuple[dict[str, Any], int]] = [
+    ({"model_type": "bert"}, 109_514_298),
+    ({"model_type": "bert", "architectures": ["BertModel"]}, 109_482_240),
+    ({"model_type": "roberta"}, 124_696_665),
+    ({"model_type": "xlm-roberta"}, 109_514_298),
+    ({"model_type": "camembert"}, 109_514_298),
+    ({"model_type": "distilbert"}, 66_985_530),
+    ({"model_type": "distilbert", "architectures": ["DistilBertModel"]}, 66_362_880),
+    ({"model_type": "ibert"}, 109_514_298),
+    ({"model_type": "data2vec-text"}, 109_514_298),
+    ({"model_type": "albert"}, 206_368_944),
+    ({"model_type": "albert", "architectures": ["AlbertModel"]}, 222_595_584),
+    (
+        {
+            "model_type": "albert",
+            "num_hidden_groups": 3,
+            "inner_group_num": 2,
+            "hidden_size": 64,
+            "num_attention_heads": 4,
+            "intermediate_size": 96,
+            "embedding_size": 16,
+        },
+        696_480,
+    ),
+    ({"model_type": "big_bird"}, 128_111_286),
+    ({"model_type": "big_bird", "use_bias": False, "architectures": ["BigBirdModel"]}, 127_441_152),
+    ({"model_type": "convbert"}, 106_303_170),
+    (
+        {
+            "model_type": "convbert",
+            "architectures": ["ConvBertModel"],
+            "embedding_size": 128,
+            "hidden_size": 256,
+            "num_attention_heads": 4,
+            "head_ratio": 2,
+        },
+        25_751_256,
+    ),
+    ({"model_type": "deberta"}, 124_685_913),
+    (
+        {
+            "model_type": "deberta",
+            "relative_attention": True,
+            "pos_att_type": ["c2p", "p2c"],
+            "position_biased_input": False,
+            "max_relative_positions": -1,
+        },
+        139_244_121,
+    ),
+    (
+        {
+            "model_type": "deberta",
+            "relative_attention": True,
+            "pos_att_type": "c2p|p2c",
+            "type_vocab_size": 2,
+            "talking_head": True,
+            "architectures": ["DebertaModel"],
+        },
+        138_999_936,
+    ),
+    ({"model_type": "deberta-v2"}, 879_999_588),
+    (
+        {
+            "model_type": "deberta-v2",
+            "relative_attention": True,
+            "pos_att_type": "p2c|c2p",
+            "position_biased_input": False,
+            "max_relative_positions": -1,
+            "position_buckets": 256,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "hidden_size": 768,
+            "num_attention_heads": 12,
+            "num_hidden_layers": 6,
+            "intermediate_size": 3072,
+        },
+        142_024_548,
+    ),
+    (
+        {
+            "model_type": "deberta-v2",
+            "relative_attention": True,
+            "pos_att_type": "p2c|c2p",
+            "position_buckets": 256,
+            "norm_rel_ebd": "layer_norm",
+            "conv_kernel_size": 3,
+            "hidden_size": 768,
+            "num_attention_heads": 12,
+            "num_hidden_layers": 6,
+            "intermediate_size": 3072,
+            "architectures": ["DebertaV2Model"],
+        },
+        150_556_416,
+    ),
+    ({"model_type": "electra"}, 13_546_682),
+    ({"model_type": "electra", "architectures": ["ElectraModel"], "embedding_size": 256}, 17_422_848),
+    ({"model_type": "ernie"}, 109_514_298),
+    ({"model_type": "ernie", "use_task_id": True, "architectures": ["ErnieModel"]}, 109_484_544),
+    ({"model_type": "esm", "vocab_size": 33}, 86_461_618),
+    (
+        {
+            "model_type": "esm",
+            "vocab_size": 33,
+            "position_embedding_type": "rotary",
+            "emb_layer_norm_before": True,
+            "architectures": ["EsmModel"],
+        },
+        85_673_617,
+    ),
+    ({"model_type": "eurobert"}, 310_266_624),
+    (
+        {"model_type": "eurobert", "num_key_value_heads": 4, "architectures": ["EuroBertModel"], "mlp_bias": True},
+        202_411_776,
+    ),
+    ({"model_type": "flaubert"}, 667_119_041),
+    ({"model_type": "flaubert", "n_langs": 3, "architectures": ["FlaubertModel"]}, 667_095_040),
+    ({"model_type": "fnet"}, 83_485_184),
+    ({"model_type": "fnet", "architectures": ["FNetModel"]}, 82_861_056),
+    ({"model_type": "funnel"}, 131_003_706),
+    ({"model_type": "funnel", "block_sizes": [2, 3], "block_repeats": [1, 2], "d_head": 32}, 66_897_594),
+    ({"model_type": "gte"}, 306_210_496),
+    ({"model_type": "gte", "architectures": ["GteModel"]}, 305_368_320),
+    ({"model_type": "jina_embeddings_v3"}, 559_616_146),
+    ({"model_type": "layoutlm"}, 113_250_618),
+    ({"model_type": "longformer"}, 130_775_610),
+    ({"model_type": "longformer", "architectures": ["LongformerModel"]}, 130_743_552),
+    ({"model_type": "megatron-bert"}, 333_671_808),
+    ({"model_type": "megatron-bert", "architectures": ["MegatronBertModel"]}, 333_640_704),
+    ({"model_type": "mobilebert"}, 36_596_538),
+    (
+        {
+            "model_type": "mobilebert",
+            "key_query_shared_bottleneck": False,
+            "architectures": ["MobileBertModel"],
+            "trigram_input": False,
+        },
+        23_131_392,
+    ),
+    ({"model_type": "mobilebert", "use_bottleneck_attention": True}, 35_416_890),
+    ({"model_type": "modernbert"}, 149_655_232),
+    (
+        {
+            "model_type": "modernbert",
+            "attention_bias": True,
+            "norm_bias": True,
+            "classifier_bias": True,
+            "mlp_bias": True,
+            "architectures": ["ModernBertModel"],
+        },
+        149_184_000,
+    ),
+    ({"model_type": "mpnet"}, 109_516_991),
+    ({"model_type": "mpnet", "architectures": ["MPNetModel"]}, 109_484_928),
+    ({"model_type": "nomic_bert"}, 137_354_304),
+    ({"model_type": "nomic_bert", "architectures": ["NomicBertModel"]}, 136_731_648),
+    ({"model_type": "nystromformer"}, 109_122_240),
+    ({"model_type": "rembert"}, 993_263_548),
+    ({"model_type": "roberta-prelayernorm"}, 124_698_201),
+    ({"model_type": "roformer"}, 124_197_968),
+    ({"model_type": "roformer", "embedding_size": 128, "architectures": ["RoFormerModel"]}, 91_652_352),
+    ({"model_type": "squeezebert"}, 51_712_314),
+    ({"model_type": "xlm"}, 667_119_041),
+    ({"model_type": "xlm-roberta-xl"}, 3_482_741_760),
+    ({"model_type": "xlm-roberta-xl", "architectures": ["XLMRobertaXLModel"]}, 3_482_485_760),
+    ({"model_type": "xlnet"}, 360_300_800),
+    ({"model_type": "xlnet", "architectures": ["XLNetModel"]}, 360_268_800),
+    ({"model_type": "xmod"}, 116_606_010),
+    ({"model_type": "xmod", "languages": ["en", "de", "fr"], "adapter_layer_norm": True}, 130_807_866),
     ({"model_type": "bart"}, 406_291_456),
     ({"model_type": "bigbird_pegasus"}, 576_891_904),
     ({"model_type": "bigbird_pegasus", "use_bias": True}, 577_088_512),
@@ -129,6 +302,18 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "speech_to_text", "conv_kernel_sizes": [5]}, "conv_kernel_sizes"),
     ({"model_type": "speech_to_text", "conv_kernel_sizes": [5, "5"]}, "conv_kernel_sizes"),
     ({"model_type": "marian", "decoder_layers": "many"}, "decoder_layers"),
+    ({"model_type": "albert", "num_hidden_groups": 0}, "num_hidden_groups"),
+    ({"model_type": "convbert", "num_attention_heads": 5}, "num_attention_heads"),
+    ({"model_type": "deberta", "pos_att_type": 7}, "pos_att_type"),
+    ({"model_type": "deberta-v2", "relative_attention": True, "position_buckets": "many"}, "position_buckets"),
+    ({"model_type": "esm"}, "vocab_size"),
+    ({"model_type": "esm", "vocab_size": 33, "is_folding_model": True}, "is_folding_model"),
+    ({"model_type": "funnel", "block_sizes": [4, 0]}, "block_sizes"),
+    ({"model_type": "funnel", "block_sizes": [4, 4], "block_repeats": [1]}, "block_repeats"),
+    ({"model_type": "modernbert", "layer_types": ["full_attention"]}, "layer_types"),
+    ({"model_type": "squeezebert", "q_groups": 7}, "q_groups"),
+    ({"model_type": "xlm", "asm": True}, "asm"),
+    ({"model_type": "xmod", "adapter_reduction_factor": 10_000}, "languages"),
     ({"model_type": "longt5", "encoder_attention_type": "all"}, "encoder_attention_type"),
     ({"model_type": "nllb-moe", "num_experts": 1}, "num_experts"),
 ]

@@ -10,8 +10,10 @@ from typing import Any
 from ..errors import InvalidConfig, UnknownName, nearest
 from ..model import Model
 from .bridges import READERS as BRIDGES
+from .distant_encoders import READERS as DISTANT_ENCODERS
 from .early import READERS as EARLY
 from .encoder_decoders import READERS as ENCODER_DECODERS
+from .encoder_kin import READERS as ENCODER_KIN
 from .encoders import READERS as ENCODERS
 from .experts import READERS as EXPERTS
 from .fields import Fields
@@ -30,6 +32,7 @@ from .others import READERS as OTHERS
 from .phi import READERS as PHI
 from .pictures import READERS as PICTURES
 from .recent import READERS as RECENT
+from .rotary_encoders import READERS as ROTARY_ENCODERS
 from .scenes import READERS as SCENES
 from .singular import READERS as SINGULAR
 from .sounds import READERS as SOUNDS
@@ -47,6 +50,9 @@ READERS: dict[str, Reader] = {
     **BRIDGES,
     **EARLY,
     **ENCODERS,
+    **ENCODER_KIN,
+    **DISTANT_ENCODERS,
+    **ROTARY_ENCODERS,
     **ENCODER_DECODERS,
     **EXPERTS,
     **GEMMA,

@@ -14,16 +14,27 @@ from .norms import Norm
 
 
 def plain_eager(
-    tape: Tape, q: Value, k: Value, v: Value, layer: Attention, *added: Value, scores: Size | None = None
+    tape: Tape,
+    q: Value,
+    k: Value,
+    v: Value,
+    layer: Attention,
+    *added: Value,
+    scores: Size | None = None,
+    lasting: bool = False,
 ) -> Value:
-    """Scores, what is added to them, softmax in their own dtype, dropout, product with the values."""
+    """Scores, what is added to them, softmax in their own dtype, dropout, product with the values; `lasting` where the
+    scores have a name of their own until the heads are joined."""
     weights = tape.scale(tape.matmul(q, k, scores or score_entries(tape.mode, layer)))
     for each in added:
         weights = tape.add(weights, each)
+    held = weights if lasting else None
     weights = tape.softmax(weights)
     weights = tape.dropout(weights, layer.dropout)
     tape.lingering.append(weights)
-    return tape.copy(tape.turn(tape.matmul(weights, v, q.elements)))
+    out = tape.copy(tape.turn(tape.matmul(weights, v, q.elements)))
+    del held
+    return out
 
 
 @dataclass(frozen=True, slots=True)

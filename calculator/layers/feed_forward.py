@@ -22,6 +22,9 @@ def activate(tape: Tape, x: Value, name: str) -> Value:
         half = tape.scale(x)
         curve = tape.shift(tape.unary_output(tape.scale(tape.add(x, tape.scale(tape.power(x))))))
         return tape.multiply(half, curve)
+    if name == "gelu_python":  # x · 0.5 · (1 + erf(x / √2))
+        half = tape.scale(x)
+        return tape.multiply(half, tape.shift(tape.unary(tape.scale(x))))
     return tape.unary(x)
 
 

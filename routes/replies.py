@@ -22,13 +22,13 @@ TRAINING_PARTS = ("model_weights", "gradient_memory", "optimizer_memory", "activ
 class Reply(BaseModel):
     """A JSON object with these members."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class Open(BaseModel):
     """A JSON object that may hold more than is said here."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)
 
 
 class FaultReply(Reply):

@@ -9,6 +9,7 @@ from typing import Any
 from ..layers.towers import layer_norm, matrix, table, times
 from ..model import Model, Tower
 from ..tensors import Tensor
+from .families import TEXTS
 from .fields import Fields, with_defaults
 from .gemma4 import gemma4_text
 from .linear_attention import completed
@@ -17,7 +18,7 @@ from .sight import encoder_block, heads_of, patches, sides
 from .sounds import timm_tower
 from .speech import convolution, sizes
 from .table import Reader
-from .texts import TEXTS, part, plain_head, read_text, text_part, tied_anywhere, tied_outside
+from .texts import part, plain_head, read_text, text_part, tied_anywhere, tied_outside
 
 # ---------------------------------------------------------------------- BLIP-2, InstructBLIP
 

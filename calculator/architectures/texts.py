@@ -9,10 +9,8 @@ from typing import Any
 from ..errors import InvalidConfig, nearest
 from ..layers.ends import Head
 from ..model import Model
+from .families import TEXTS
 from .fields import Fields, with_defaults
-from .table import Reader
-
-TEXTS: dict[str, Reader] = {}  # filled by the package: every reader but those that look a text part up here
 
 # What the configuration classes of transformers 5.23.0 fill in: text parts leave out what is equal to it.
 DEFAULTS: dict[str, dict[str, Any]] = {

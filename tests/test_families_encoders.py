@@ -261,9 +261,12 @@ CLASSES: list[tuple[dict[str, Any], int]] = [
     ({"model_type": "pegasus"}, 406_287_360),
     ({"model_type": "pegasus_x"}, 568_568_832),
     ({"model_type": "plbart"}, 139_220_736),
+    ({"model_type": "recurrent_gemma"}, 2_010_263_040),
+    ({"model_type": "rwkv"}, 7_392_649_216),
     ({"model_type": "speech_to_text"}, 29_536_256),
     ({"model_type": "switch_transformers"}, 317_312_256),
     ({"model_type": "umt5"}, 172_122_112),
+    ({"model_type": "xlstm"}, 6_865_424_896),
     ({"model_type": "whisper"}, 37_760_640),
 ]
 
@@ -294,6 +297,21 @@ def test_a_decoder_keeps_target_and_source(config: dict[str, Any], elements: int
     assert read_model(config).cache(100) == elements
 
 
+# model type, elements of its state whatever the length, elements of its cache at 100 tokens
+STATES = [
+    ("rwkv", 32 * 5 * 4096, 0),  # numerator, denominator, exponent, and the last token of two halves of 32 layers
+    ("xlstm", 32 * 8 * (256 * 512 + 256 + 1), 0),  # a matrix, a vector and a figure a head
+    # 18 recurrent layers: a state and three inputs of a convolution; 8 with keys and values
+    ("recurrent_gemma", 18 * 4 * 2560, 8 * 2 * 100 * 2560),
+]
+
+
+@pytest.mark.parametrize(("kind", "state", "cache"), STATES, ids=[kind for kind, *_ in STATES])
+def test_a_recurrent_decoder_keeps_a_state_of_one_size(kind: str, state: int, cache: int) -> None:
+    model = read_model({"model_type": kind})
+    assert (model.state(), model.cache(100)) == (state, cache)
+
+
 # configuration that makes no sense, the field the message names
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "bart", "d_model": 100}, "d_model"),
@@ -311,7 +329,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "funnel", "block_sizes": [4, 0]}, "block_sizes"),
     ({"model_type": "funnel", "block_sizes": [4, 4], "block_repeats": [1]}, "block_repeats"),
     ({"model_type": "modernbert", "layer_types": ["full_attention"]}, "layer_types"),
+    ({"model_type": "recurrent_gemma", "block_types": ["recurrent", "other"]}, "block_types"),
+    ({"model_type": "recurrent_gemma", "lru_width": 2561}, "lru_width"),
+    ({"model_type": "rwkv", "hidden_size": "wide"}, "hidden_size"),
     ({"model_type": "squeezebert", "q_groups": 7}, "q_groups"),
+    ({"model_type": "xlstm", "num_heads": 7}, "num_heads"),
+    ({"model_type": "xlstm", "ffn_proj_factor": -1}, "ffn_proj_factor"),
     ({"model_type": "xlm", "asm": True}, "asm"),
     ({"model_type": "xmod", "adapter_reduction_factor": 10_000}, "languages"),
     ({"model_type": "longt5", "encoder_attention_type": "all"}, "encoder_attention_type"),

@@ -55,6 +55,7 @@ MODULES: Mapping[str, str] = {  # module → the keys of its READERS
         "paligemma shieldgemma2 smolvlm video_llava vipllava"
     ),
     "recent": "gpt-sw3 hyperclovax iquestcoder nanochat vaultgemma",
+    "recurrent": "recurrent_gemma rwkv xlstm",
     "rotary_encoders": "eurobert gte jina_embeddings_v3 modernbert nomic_bert",
     "scenes": "deepseek_vl glm46v glm4v glm4v_moe got_ocr2 lfm2_vl lighton_ocr ovis2 paddleocr_vl",
     "singular": "bailing_hybrid diffllama jetmoe lfm3 longcat_flash modernbert-decoder olmo_hybrid",

@@ -219,6 +219,20 @@ def inference(model: Model, setup: InferenceSetup) -> Estimate:
     )
 
 
+def standing(model: Model, plan: Plan, setup: InferenceSetup) -> tuple[tuple[Stage, Part, int], ...]:
+    """Without an engine, the stages that differ: what a GPU of each runs, its weights, and how many are alike. Raises
+    InvalidSetup where the workload is none."""
+    stages: tuple[tuple[Stage, Part, int], ...] | None = plan.worked.get("stages")
+    if stages is None or (setup.prompt_length or 0) > setup.sequence_length:
+        question = question_of(model, plan, setup)
+        alike = stages_alike(model, plan.recipe, plan.placement.pipeline)
+        stages = plan.worked["stages"] = tuple(
+            (stage_of(question, stage), weights_of(question, stage), alike.count(stage))
+            for stage in dict.fromkeys(alike)
+        )
+    return stages
+
+
 def brief(model: Model, setup: InferenceSetup) -> Brief:
     """The figures of `inference` alone, at a part of the cost."""
     plan = planned(model, setup)
@@ -227,16 +241,10 @@ def brief(model: Model, setup: InferenceSetup) -> Brief:
     batch, length, prompt, gpu = setup.batch_size, setup.sequence_length, setup.prompt_length, setup.gpu
     if prompt is None:
         prompt = length
-    stages: tuple[tuple[Stage, int, int], ...] | None = plan.worked.get("stages")
-    if stages is None or prompt > length:
-        question = question_of(model, plan, setup)
-        alike = stages_alike(model, plan.recipe, plan.placement.pipeline)
-        stages = plan.worked["stages"] = tuple(
-            (stage_of(question, stage), weights_of(question, stage).bytes, alike.count(stage))
-            for stage in dict.fromkeys(alike)
-        )
+    stages = standing(model, plan, setup)
     if plan.placement is ALONE:
-        held, weights, _ = stages[0]
+        held, whole, _ = stages[0]
+        weights = whole.bytes
         early, late, prefill, decode, _, _ = held.sizes(batch, prompt, length)
         first, last = weights + early + prefill, weights + late + decode
         if first >= last:
@@ -244,16 +252,17 @@ def brief(model: Model, setup: InferenceSetup) -> Brief:
         used, gpus = last, 1
     else:
         copies = plan.placement.tensor * plan.placement.data
-        gpus, used, whole, firsts, lasts = copies * plan.placement.pipeline, 0, 0, [0, 0], [0, 0]
-        for held, one, times in stages:
+        gpus, used, weights, firsts, lasts = copies * plan.placement.pipeline, 0, 0, [0, 0], [0, 0]
+        for held, whole, times in stages:
+            one = whole.bytes
             early, late, prefill, decode, _, _ = held.sizes(batch, prompt, length)
             used = max(used, one + early + prefill, one + late + decode)
             times *= copies
-            whole += times * one
+            weights += times * one
             firsts = [firsts[0] + times * early, firsts[1] + times * prefill]
             lasts = [lasts[0] + times * late, lasts[1] + times * decode]
         late, decode = firsts if sum(firsts) >= sum(lasts) else lasts
-        weights, last = whole, whole + late + decode
+        last = weights + late + decode
     if last > MAX_BYTES:
         raise TooLarge("the memory comes to more than 2**53 bytes", None)
     parts = {"model_weights": weights, "kv_cache": late, "activation_memory": decode}

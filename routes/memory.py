@@ -21,6 +21,7 @@ from calculator.solve import Calculation, fit_report
 from calculator.training import brief as training_in_brief
 from calculator.training import training
 
+from .alike import Line, line_of
 from .application import Application, raw_body
 from .bodies import (
     ATTENTION,
@@ -365,9 +366,14 @@ class Comparison(Body, Generic[Question]):
     def reply(self) -> dict[str, Any]:
         """Each configuration's own answer, and how they compare."""
         results, faults = [], []
+        line: Line | None = None
         for index, each in enumerate(self.configurations):
             try:
-                results.append(each.reply())
+                reply = line.again(each) if line is not None and line.answers(each) else None
+                if reply is None:
+                    reply = each.reply()
+                    line = line_of(each, reply)
+                results.append(reply)
             except UnknownModel:
                 raise
             except CalculatorError as fault:

@@ -158,7 +158,19 @@ def needed_cache(question: Question, stage: int) -> tuple[int, int]:
     return batch * held.stored.bytes(held.elements(setup.sequence_length)), batch * held.state
 
 
-def cache_part(held: Stage, batch: int, elements: int, size: int, state: int) -> Part:
+def prefilled(held: Stage, batch: int, prompt: int, sizes: Sizes) -> tuple[Part, Part]:
+    """Cache and activations at the largest moment of a prefill."""
+    cache = _cache_part(held, batch, sizes.elements[0], sizes.early, sizes.state)
+    return cache, Part("activation_memory", sizes.prefill, f"largest moment of prefill: {batch} × {prompt:,} tokens")
+
+
+def decoded(held: Stage, batch: int, length: int, sizes: Sizes) -> tuple[Part, Part]:
+    """The same of a decode step."""
+    cache = _cache_part(held, batch, sizes.elements[1], sizes.late, sizes.state)
+    return cache, Part("activation_memory", sizes.decode, f"largest moment of decode: {batch} × {length:,} tokens")
+
+
+def _cache_part(held: Stage, batch: int, elements: int, size: int, state: int) -> Part:
     """Cache of every sequence, of so many elements each, and the states of all."""
     formula = f"{batch} × {elements:,} elements × {held.stored.bits_per_weight:g} bits"
     return Part("kv_cache", size, f"{formula} + {state:,} bytes of state" if state else formula)
@@ -182,21 +194,17 @@ def share(question: Question, stage: int, loading: Loading = PLAIN) -> Share:
     setup, placement, held = question.setup, question.placement, stage_of(question, stage)
     batch, length, prompt = setup.batch_size, setup.sequence_length, setup.prompt_length
     assert prompt
-    early, late, prefill, decode, elements, state = held.sizes(batch, prompt, length)
-    cache = first = cache_part(held, batch, elements[1], late, state)
-    if prompt != length:
-        first = cache_part(held, batch, elements[0], early, state)
+    sizes = held.sizes(batch, prompt, length)
+    first, prefill = prefilled(held, batch, prompt, sizes)
+    cache, decode = decoded(held, batch, length, sizes)
     return Share(
         placement.tensor * placement.data,
         weights_of(question, stage, loading),
         (first, cache),
-        (
-            Part("activation_memory", prefill, f"largest moment of prefill: {batch} × {prompt:,} tokens"),
-            Part("activation_memory", decode, f"largest moment of decode: {batch} × {length:,} tokens"),
-        ),
+        (prefill, decode),
         (),
-        late - state,
-        state,
+        sizes.late - sizes.state,
+        sizes.state,
     )
 
 

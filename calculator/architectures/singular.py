@@ -19,6 +19,8 @@ from ..layers.singular import (
     ClassifierRouter,
     DifferentialAttention,
     FigureGatedAttention,
+    GatedIndexedAttention,
+    GatedRMSNorm,
     HeadGatedLatentAttention,
     HoldingEmbedding,
     InnerFeedForward,
@@ -41,6 +43,7 @@ from .older import plain_sizes
 from .sparse import FAR, NEAR, kinds, local_tables, reaches, routed, shared_expert
 from .state_space import state_precision
 from .table import Reader
+from .words import aria_text
 
 MIXED = ("full_attention", "linear_attention")
 
@@ -175,6 +178,70 @@ def bailing_hybrid(fields: Fields, name: str | None) -> Model:
         max_context=fields.size("max_position_embeddings", "model_max_length", default=262144),
         speculative=prediction_layers(fields, last, hidden, head.vocabulary, copies=False),
     )
+
+
+def axk2(fields: Fields, name: str | None) -> Model:
+    """A.X K2: latent attention with an indexer and an output gate, gated norms, DeepSeek-V3's experts."""
+    fields = with_defaults(
+        fields,
+        vocab_size=163840,
+        hidden_size=2048,
+        intermediate_size=5120,
+        moe_intermediate_size=512,
+        num_hidden_layers=48,
+        num_attention_heads=32,
+        kv_lora_rank=128,
+        qk_rope_head_dim=32,
+        max_position_embeddings=131072,
+    )
+    sizes = latent_sizes(fields, 384, 64, 64)
+    if not sizes["query_rank"]:
+        fields.refuse("q_lora_rank", "must be a whole number")
+    attention = GatedIndexedAttention(
+        **sizes,
+        index_heads=fields.size("index_n_heads", default=16),
+        index_dim=fields.size("index_head_dim", default=128, least=sizes["rotary"]),
+        most=fields.size("index_topk", default=2048),
+    )
+    hidden, activation = attention.hidden, fields.text("hidden_act", default="silu")
+    count, rank = fields.size("num_hidden_layers"), fields.size("gated_norm_rank", default=16)
+    experts, chosen = expert_counts(fields, "n_routed_experts", "num_local_experts", chosen=8, experts=128)
+    groups = fields.optional("n_group") or 0
+    if groups:
+        fields.divides(experts, groups, ("n_routed_experts", "n_group"))
+    router = SigmoidRouter(
+        hidden,
+        experts,
+        chosen,
+        normal=fields.flag("norm_topk_prob", default=True),
+        groups=groups,
+        best=fields.size("topk_group", default=1, most=groups) if groups else 0,
+    )
+    wide, shared = fields.size("moe_intermediate_size"), fields.size("n_shared_experts", default=1)
+    mixture = MixtureOfExperts(
+        router, Experts(hidden, wide, experts, chosen, activation), shared_expert(hidden, shared * wide, activation)
+    )
+    dense = GatedFeedForward(hidden, fields.size("intermediate_size"), activation)
+    first = fields.size("first_k_dense_replace", default=1, least=0)
+    step = fields.size("moe_layer_freq", default=1)
+    found = fields.items("mlp_layer_types", length=count)
+    sparse = routed(fields, count, 0) if found else [index >= first and index % step == 0 for index in range(count)]
+    before, after = (GatedRMSNorm(hidden, each, rank=rank) for each in ("input_layernorm", "post_attention_layernorm"))
+    layers = stack(
+        sparse,
+        lambda expert: (
+            PreNormBlock(attention, mixture, (before, after))
+            if expert
+            else PreNormBlock(attention, dense, (before, RMSNorm(hidden, "post_attention_layernorm")))
+        ),
+    )
+    embedding, head = ends(fields, hidden)
+    return finish(fields, name, embedding, layers, head, rotary=attention.rotary, masked=True)
+
+
+def aria_alone(fields: Fields, name: str | None) -> Model:
+    """Aria's text model by itself."""
+    return aria_text(fields, name, fields.flag("tie_word_embeddings"))
 
 
 def diffllama(fields: Fields, name: str | None) -> Model:
@@ -398,6 +465,8 @@ def lfm3(fields: Fields, name: str | None) -> Model:
 
 
 READERS: dict[str, Reader] = {
+    "aria_text": aria_alone,
+    "axk2": axk2,
     "bailing_hybrid": bailing_hybrid,
     "diffllama": diffllama,
     "jetmoe": jetmoe,

@@ -17,7 +17,7 @@ from ..layers.experts import (
     SoftmaxRouter,
 )
 from ..layers.feed_forward import GatedFeedForward
-from ..layers.gated import OutputGatedAttention, SinkScaledAttention, SoftplusGatedAttention
+from ..layers.gated import OutputGatedAttention, SinkScaledAttention, SoftplusGatedAttention, WideSinkAttention
 from ..layers.later import ShortConvolution
 from ..layers.mixtures import FloatLateRouter
 from ..layers.norms import LateRMSNorm, Norm, RMSNorm
@@ -32,7 +32,7 @@ from ..layers.routers import (
 )
 from ..layers.variants import ScaledBlock
 from ..model import Model
-from .experts import deepseek_mixture, ends, expert_counts, prediction_layers, stack, two_norms
+from .experts import deepseek_mixture, ends, expert_counts, prediction_layers, sparse_layers, stack, two_norms
 from .fields import Fields, with_defaults
 from .llama import attention_sizes, finish
 from .table import Reader
@@ -750,6 +750,66 @@ def kolibri1(fields: Fields, name: str | None) -> Model:
     return finish(fields, name, embedding, layers, head, rotary=head_dim)
 
 
+def flint(fields: Fields, name: str | None) -> Model:
+    """Flint: sinks and scores in float32, positions where there is a window alone, sigmoid routing in float32."""
+    fields = with_defaults(
+        fields,
+        vocab_size=150144,
+        hidden_size=2048,
+        intermediate_size=6144,
+        moe_intermediate_size=512,
+        shared_expert_intermediate_size=1024,
+        num_hidden_layers=49,
+        num_attention_heads=32,
+        num_key_value_heads=4,
+        head_dim=128,
+        max_position_embeddings=262144,
+        mlp_only_layers=[0, 1],
+    )
+    hidden, heads, kv_heads, head_dim = attention_sizes(fields)
+    count, bias = fields.size("num_hidden_layers"), fields.flag("attention_bias")
+    activation, wide = fields.text("hidden_act", default="silu"), fields.size("moe_intermediate_size")
+    experts, chosen = expert_counts(fields, "num_experts", "num_local_experts", chosen=6, experts=256)
+    router = QuotientRouter(
+        hidden,
+        experts,
+        chosen,
+        untouched=True,
+        corrected=False,
+        shifted=False,
+        scaled=False,
+        normal=fields.flag("norm_topk_prob", default=True),
+    )
+    shared = fields.size("shared_expert_intermediate_size")
+    always = replace(shared_expert(hidden, shared, activation), prefix="mlp.shared_expert")
+    mixture = MixtureOfExperts(router, Experts(hidden, wide, experts, chosen, activation), always)
+    dense = GatedFeedForward(hidden, fields.size("intermediate_size"), activation)
+    norms = (LateRMSNorm(hidden, "input_layernorm"), LateRMSNorm(hidden, "post_attention_layernorm"))
+    window = fields.optional("sliding_window")
+
+    def make(key: tuple[bool, bool]) -> Block:
+        reach = window if key[0] else None
+        attention = WideSinkAttention(
+            hidden,
+            heads,
+            kv_heads,
+            head_dim,
+            bias=bias,
+            output_bias=bias,
+            query_norm=LateRMSNorm(head_dim, "q_norm"),
+            key_norm=LateRMSNorm(head_dim, "k_norm"),
+            rotary_dim=0 if reach is None else None,
+            window=reach,
+            dropout=fields.number("attention_dropout", default=0.0),
+        )
+        return PreNormBlock(attention, mixture if key[1] else dense, norms)
+
+    near = reaches(fields, count, lambda index: not (index < 2 or index % 4 == 1 or index == count - 1))
+    layers = stack(list(zip(near, sparse_layers(fields, count), strict=True)), make)
+    embedding, head = ends(fields, hidden, norm=LateRMSNorm(hidden, "norm"))
+    return finish(fields, name, embedding, layers, head, rotary=head_dim, sdpa=False)
+
+
 # ---------------------------------------------------------------------- Cohere
 
 
@@ -831,6 +891,7 @@ READERS: dict[str, Reader] = {
     "dots1": dots1,
     "exaone_moe": exaone_moe,
     "flex_olmo": flex_olmo,
+    "flint": flint,
     "granite_swa": granite_swa,
     "granitemoe_swa": granitemoe_swa,
     "granitemoeshared": granitemoeshared,

@@ -137,6 +137,40 @@ class SinkScaledAttention(Attention):
         return result
 
 
+@dataclass(frozen=True, slots=True)
+class WideSinkAttention(Attention):
+    """Scores in float32 even under autocast, beside them a learned sink that takes weight; Python alone. [Flint]"""
+
+    sinks: bool = True
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """With the local variables of transformers' FlintAttention.forward."""
+        q, k, v = self.project(tape, x)
+        q, k = self.rotate_both(tape, q, k)
+        k, v = remember(tape, k, v, self)
+        y = self._attend(tape, q, k, v)
+        return tape.linear(y, self.query_width, self.hidden, self.output_bias, self.names.output)
+
+    def _attend(self, tape: Tape, q: Value, k: Value, v: Value) -> Value:
+        groups = self.heads // self.kv_heads
+        key, value = _repeated(tape, k, groups, self), _repeated(tape, v, groups, self)
+        entries = score_entries(tape.mode, self)
+        weights = tape.scale(tape.matmul(tape.cast(q, FLOAT), tape.cast(key, FLOAT), entries, inside=True))
+        mask = tape.shared.get(mask_of(self.window))
+        if mask is not None:
+            weights = tape.add(weights, mask)
+        sink = sunk(tape, scaled(tape.mode.queries, self.heads), self.heads)
+        chances = tape.softmax(tape.concatenate(weights, sink))
+        weights = tape.cast(tape.slice(chances, entries, dense=True), value.dtype)
+        del chances
+        weights = tape.dropout(weights, self.dropout)
+        tape.lingering.append(weights)  # handed back to the decoder layer, whose local variable holds them
+        out = tape.matmul(weights, value, q.elements)
+        result = tape.copy(tape.turn(out))
+        del key, value, sink, weights, out
+        return result
+
+
 def log_sum(tape: Tape, scores: Value, rows: Size) -> Value:
     """log Σ exp over the last dimension: the exponentials are made for the sum and again for the gradient."""
     largest = tape.new(rows, scores.dtype)

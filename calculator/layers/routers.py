@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..tape import FLOAT, Tape, Value, as_inputs
 from ..tensors import Tensor
-from .experts import MixtureOfExperts, Router, Routing, StackTargets, picked, top
+from .experts import MixtureOfExperts, Router, Routing, StackTargets, picked, top, untouched_product
 from .norms import RMSNorm
 
 
@@ -27,6 +27,7 @@ class QuotientRouter(Router):
     raised     whether logits are brought to float32 before the sigmoid
     corrected  whether a correction that is never trained takes part in the choice
     counted    name of the correction where it is a parameter of the model class
+    untouched  whether the wide product stays in float32 under autocast too
     capped     whether logits are capped by tanh
     late       whether the sigmoid is taken of the chosen logits alone (Kolibri)
     linear     name of the linear layer inside, where the matrix belongs to one that adapters may pick
@@ -38,6 +39,7 @@ class QuotientRouter(Router):
     raised: bool = True
     corrected: bool = True
     counted: str = ""
+    untouched: bool = False
     capped: bool = False
     late: bool = False
     linear: str = ""
@@ -90,6 +92,8 @@ class QuotientRouter(Router):
     def _logits_of(self, tape: Tape, x: Value, targets: StackTargets | None) -> Value:
         if self.linear and targets is None:
             logits = tape.linear(x, self.hidden, self.experts, False, self.linear)
+        elif self.untouched:
+            logits = untouched_product(tape, x, self.weight(tape, targets), self.experts)
         elif self.wide:
             logits = self._float_logits(tape, x, targets)
         else:

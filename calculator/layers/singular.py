@@ -12,10 +12,10 @@ from .ends import Embedding, Head
 from .experts import Experts, GroupedSoftmaxRouter, StackTargets, grouped, top
 from .feed_forward import GatedFeedForward, activate
 from .kernels import causal_convolution
-from .latent import LatentAttention
+from .latent import IndexedLatentAttention, LatentAttention
 from .latent import attend as attend_latent
 from .linear_attention import GatedDeltaNet, KimiDeltaAttention, _part, _small, delta_rule, norm_then_gate
-from .norms import LayerNorm, RMSNorm
+from .norms import LayerNorm, Norm, RMSNorm
 from .state_space import store
 
 # ---------------------------------------------------------------------- linear attention
@@ -172,6 +172,75 @@ class HeadGatedLatentAttention(LatentAttention):
         result = tape.linear(out, self.value_width, self.hidden, self.bias, "o_proj")
         del q, q_pass, q_rotary, joined, latent, k_rotary, query, key, value, gate, out
         return result
+
+
+@dataclass(frozen=True, slots=True)
+class GatedIndexedAttention(IndexedLatentAttention):
+    """Latent attention with an indexer, whose queries and output gate one matrix makes from the normed and the plain
+    latent. [A.X K2]"""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The gate's matrix in the place of the queries'."""
+        path = f"{self.prefix}.q_gate_proj.weight"
+        shape = (self.heads * (self.head_dim + self.value), 2 * self.query_rank)
+        gate = Tensor(path, shape, "attention", "attn_q", True, Cut.TENSOR, self.heads)
+        made = super(GatedIndexedAttention, self).tensors()
+        return tuple(gate if ".q_b_proj." in tensor.name else tensor for tensor in made)
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """With the local variables of transformers' AXK2Attention.forward."""
+        rows, heads = tape.mode.queries, self.heads
+        plain = tape.linear(x, self.hidden, self.query_rank, self.bias, "q_a_proj")
+        low = RMSNorm(self.query_rank).forward(tape, plain)
+        wide = heads * (self.head_dim + self.value)
+        both = tape.linear(tape.concatenate(low, plain), 2 * self.query_rank, wide, False, "q_gate_proj")
+        q, gate = tape.split(both, scaled(rows, self.query_width), scaled(rows, self.value_width))
+        q, gate = tape.turn(q), tape.copy(gate)
+        q_pass, q_rotary = tape.split(q, scaled(rows, heads * self.plain), scaled(rows, heads * self.rotary))
+        joined = tape.linear(x, self.hidden, self.latent + self.rotary, self.bias, "kv_a_proj_with_mqa")
+        early, k_rotary = tape.split(joined, scaled(rows, self.latent), scaled(rows, self.rotary), dense=True)
+        latent = RMSNorm(self.latent).forward(tape, early)
+        q_rotary, k_rotary = self.rotate(tape, q_rotary, k_rotary)
+        latent, k_rotary = self.remember(tape, latent, k_rotary)
+        q = tape.concatenate(q_pass, q_rotary)
+        key, value = self.expand(tape, latent, k_rotary)
+        picked = self.pick(tape, x, low)
+        unpicked, mask = self.masks(tape, picked)
+        out = attend_latent(tape, q, key, value, self, mask)
+        raised = tape.unary_output(tape.cast(gate, FLOAT))
+        out = tape.cast(tape.operate(out.elements, FLOAT, (out, raised), (out, raised)), out.dtype)
+        del raised
+        result = tape.linear(out, self.value_width, self.hidden, self.bias, "o_proj")
+        del plain, low, both, q, gate, q_pass, q_rotary, joined, early, latent, k_rotary, key, value
+        del picked, unpicked, mask, out
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class GatedRMSNorm(Norm):
+    """A norm, times the sigmoid in float32 of a low-rank layer over it. [A.X K2]
+
+    rank   of the two matrices
+    """
+
+    rank: int = 16
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The norm's weight and two matrices."""
+        low, wide = (self.rank, self.width), (self.width, self.rank)
+        return (
+            Tensor(f"{self.name}.norm.weight", (self.width,), "norm", "norm"),
+            Tensor(f"{self.name}.mlp.fc1.weight", low, "norm", "other", True),
+            Tensor(f"{self.name}.mlp.fc2.weight", wide, "norm", "other", True),
+        )
+
+    def forward(self, tape: Tape, x: Value, rows: int = 1) -> Value:
+        """With the local variables of transformers' AXK2GatedRMSNorm.forward."""
+        y = RMSNorm(self.width).forward(tape, x)
+        low = tape.unary(tape.linear(y, self.width, self.rank, False, "fc1"))
+        gate = tape.unary_output(tape.cast(tape.linear(low, self.rank, self.width, False, "fc2"), FLOAT))
+        del low
+        return tape.cast(tape.operate(y.elements, FLOAT, (y, gate), (y, gate)), y.dtype)
 
 
 # ---------------------------------------------------------------------- attention

@@ -89,3 +89,25 @@ def test_a_part_of_an_unknown_family_is_refused_by_name() -> None:
         read_model({"model_type": "llava", "text_config": {"model_type": "lama"}})
     with pytest.raises(InvalidConfig, match="no vision tower"):
         read_model({"model_type": "llava", "vision_config": {"model_type": "resnet"}})
+
+
+def test_internvl_counts_the_same_under_its_authors_names() -> None:
+    sizes = {"hidden_size": 48, "intermediate_size": 100, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {**sizes, "model_type": "qwen2", "vocab_size": 1000, "num_key_value_heads": 2}
+    seen = {**sizes, "image_size": 56, "patch_size": 14, "norm_type": "layer_norm"}
+    theirs = read_model(
+        {
+            "model_type": "internvl_chat",
+            "llm_config": text,
+            "vision_config": {**seen, "qkv_bias": True, "qk_normalization": False},
+        }
+    )
+    here = read_model(
+        {
+            "model_type": "internvl",
+            "text_config": text,
+            "vision_config": {**seen, "attention_bias": True},
+            "tie_word_embeddings": False,
+        }
+    )
+    assert theirs.components() == here.components()

@@ -426,6 +426,7 @@ READERS: dict[str, Reader] = {
     "gemma4_unified": gemma4_unified,
     "gemma4_unified_text": gemma4_unified_text,
     "instructblip": instructblip,
+    "instructblipvideo": instructblip,
     "minicpmv4_6": minicpmv4_6,
     "molmo2": molmo2,
     "perception_lm": perception_lm,

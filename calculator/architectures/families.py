@@ -12,7 +12,8 @@ from .table import Reader
 
 MODULES: Mapping[str, str] = {  # module → the keys of its READERS
     "bridges": (
-        "blip-2 fast_vlm florence2 gemma4_unified gemma4_unified_text instructblip minicpmv4_6 molmo2 perception_lm"
+        "blip-2 fast_vlm florence2 gemma4_unified gemma4_unified_text instructblip "
+        "instructblipvideo minicpmv4_6 molmo2 perception_lm"
     ),
     "distant_encoders": "deberta deberta-v2 funnel xlnet",
     "early": "bloom gpt_bigcode mpt",
@@ -51,15 +52,18 @@ MODULES: Mapping[str, str] = {  # module → the keys of its READERS
     "others": "cohere falcon stablelm starcoder2",
     "phi": "phi phi3",
     "pictures": (
-        "aya_vision cohere2_vision idefics2 idefics3 internvl llava llava_next llava_next_video llava_onevision "
-        "paligemma shieldgemma2 smolvlm video_llava vipllava"
+        "aya_vision cohere2_vision fuyu idefics2 idefics3 internvl internvl_chat llava llava_next llava_next_video "
+        "llava_onevision paligemma qianfan_ocr shieldgemma2 smolvlm video_llava vipllava"
     ),
     "recent": "gpt-sw3 hyperclovax iquestcoder nanochat vaultgemma",
     "recurrent": "recurrent_gemma rwkv xlstm",
     "rotary_encoders": "eurobert gte jina_embeddings_v3 modernbert nomic_bert",
-    "scenes": "deepseek_vl glm46v glm4v glm4v_moe got_ocr2 lfm2_vl lighton_ocr ovis2 paddleocr_vl",
+    "scenes": (
+        "deepseek_vl exaone4_5 glm46v glm4v glm4v_moe glm_ocr glmga got_ocr2 lfm2_vl lighton_ocr ovis2 paddleocr_vl "
+        "pp_chart2table"
+    ),
     "singular": "bailing_hybrid diffllama jetmoe lfm3 longcat_flash modernbert-decoder olmo_hybrid",
-    "sounds": "gemma3n qwen2_5_omni_thinker qwen2_audio qwen3_omni_moe_thinker voxtral",
+    "sounds": "audioflamingo3 gemma3n qwen2_5_omni_thinker qwen2_audio qwen3_omni_moe_thinker voxtral",
     "sparse": (
         "afmoe cohere2_moe dots1 exaone_moe flex_olmo granite_swa granitemoe_swa granitemoeshared hy_v3 kolibri1 "
         "laguna lfm2_moe mellum solar_open"

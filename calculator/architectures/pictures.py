@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..layers.towers import layer_norm, matrix, table, times
@@ -208,6 +209,54 @@ def internvl_model(fields: Fields, name: str | None) -> Model:
     return completed(fields, model, (internvl(seen), Tower("projector", projector)))
 
 
+def qianfan_ocr(fields: Fields, name: str | None) -> Model:
+    """Qianfan-OCR: InternVL on Qwen 3, with biases on q, k and v of the tower."""
+    given = {"text_config": {"model_type": "qwen3"}, "tie_word_embeddings": False, **fields.values}
+    if isinstance(given["text_config"], dict):
+        given["text_config"] = {"model_type": "qwen3", **given["text_config"]}
+    seen = fields.inner("vision_config").values
+    return internvl_model(Fields({**given, "vision_config": {"attention_bias": True, **seen}}, fields.path), name)
+
+
+INTERN_VIT: dict[str, Any] = {  # InternVisionConfig beside the checkpoints
+    "hidden_size": 3200,
+    "intermediate_size": 12800,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 25,
+    "image_size": 224,
+    "norm_type": "rms_norm",
+}
+
+
+def internvl_chat(fields: Fields, name: str | None) -> Model:
+    """InternVL as its authors publish it: the same under other names, with the text model's own head."""
+    text = fields.inner("llm_config")
+    kind = text.text("model_type", default="llama")
+    seen = fields.inner("vision_config")
+    plan = {
+        **INTERN_VIT,
+        **seen.values,
+        "attention_bias": seen.flag("qkv_bias"),
+        "use_qk_norm": seen.flag("qk_normalization", default=True),
+        "use_mean_pooling": True,
+    }
+    tied = text.flag("tie_word_embeddings", default=fields.flag("tie_word_embeddings"))
+    text_config = {**text.values, "model_type": kind}
+    given = {**fields.values, "text_config": text_config, "vision_config": plan, "tie_word_embeddings": tied}
+    return replace(internvl_model(Fields(given, fields.path), name), config=fields.values)
+
+
+# ---------------------------------------------------------------------- Fuyu
+
+
+def fuyu(fields: Fields, name: str | None) -> Model:
+    """Fuyu: Persimmon that is given patches through one matrix, without a tower."""
+    kind, text = text_part(fields, "persimmon")
+    model = read_text(kind, text, name, tied_outside(fields, False))
+    pixels = fields.size("num_channels", default=3) * fields.size("patch_size", default=30) ** 2
+    return completed(fields, model, (Tower("projector", matrix("vision_embed_tokens", model.hidden, pixels)),))
+
+
 # ---------------------------------------------------------------------- Aya Vision, Command A Vision
 
 
@@ -252,14 +301,17 @@ def cohere2_vision(fields: Fields, name: str | None) -> Model:
 READERS: dict[str, Reader] = {
     "aya_vision": aya_vision,
     "cohere2_vision": cohere2_vision,
+    "fuyu": fuyu,
     "idefics2": idefics2_model,
     "idefics3": idefics3_model,
     "internvl": internvl_model,
+    "internvl_chat": internvl_chat,
     "llava": llava,
     "llava_next": llava_next,
     "llava_next_video": llava_next_video,
     "llava_onevision": llava_onevision,
     "paligemma": paligemma,
+    "qianfan_ocr": qianfan_ocr,
     "shieldgemma2": gemma3,
     "smolvlm": idefics3_model,
     "video_llava": video_llava,

@@ -15,7 +15,7 @@ from .pictures import gated
 from .sight import encoder_block, heads_of, patches, sides, tower_of
 from .table import Reader
 from .texts import part, plain_head, read_text, text_part, tied_anywhere, tied_outside
-from .vision import pixtral_tower, seen_in_three
+from .vision import pixtral_tower, qwen2_5_tower, seen_in_three
 
 # ---------------------------------------------------------------------- GLM-4.1V to 4.6V
 
@@ -121,6 +121,74 @@ def glm46v(fields: Fields, name: str | None) -> Model:
     tied = tied_outside(fields, False)
     model = (glm4v_text if named == "glm4v_text" else glm4v_moe_text)(text, name, tied)
     return completed(fields, seen_in_three(model), (glm4v_tower(part(fields, "vision_config")),))
+
+
+def glm_ocr(fields: Fields, name: str | None) -> Model:
+    """GLM-OCR: GLM-4-0414's layers without biases; a tower with norms over each head and biases."""
+    text = with_defaults(
+        text_part(fields, "glm_ocr_text", fixed=True)[1],
+        vocab_size=59392,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=16,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        max_position_embeddings=131072,
+    )
+    text = floored_head(text, own=True)
+    rotated = {} if text.has("partial_rotary_factor", "rope_parameters") else {"partial_rotary_factor": 1.0}
+    text = Fields({**text.values, **rotated, "attention_bias": False}, text.path)
+    model = seen_in_three(read_text("glm4", text, name, tied_anywhere(fields, "glm_ocr_text")))
+    seen = part(fields, "vision_config")
+    width, out = seen.size("hidden_size", default=1024), seen.size("out_hidden_size", default=1536)
+    head = width // heads_of(seen, width, 16, "num_heads", "num_attention_heads")
+    bias, channels = seen.flag("attention_bias", default=True), seen.size("in_channels", default=3)
+    high, across = sides(seen, "patch_size", 14)
+    merge = seen.size("spatial_merge_size", default=2)
+    block = (
+        *layer_norm("norm1", width, False),
+        *layer_norm("norm2", width, False),
+        *matrix("attn.qkv", 3 * width, width, bias),
+        *matrix("attn.proj", width, width, bias),
+        *layer_norm("attn.q_norm", head, False),
+        *layer_norm("attn.k_norm", head, False),
+        *gated("mlp", width, seen.size("intermediate_size", default=4096), width, bias),
+    )
+    tower = (
+        table("patch_embed.proj.weight", width, channels, seen.size("temporal_patch_size", default=2), high, across),
+        table("patch_embed.proj.bias", width),
+        *times(block, seen.size("depth", "num_hidden_layers", default=24)),
+        *matrix("merger.proj", out, out, False),
+        *layer_norm("merger.post_projection_norm", out),
+        *gated("merger", out, out * channels, out),
+        table("downsample.weight", out, width, merge, merge),
+        table("downsample.bias", out),
+        *layer_norm("post_layernorm", width, False),
+    )
+    return completed(fields, model, (Tower("vision", tower),))
+
+
+# ---------------------------------------------------------------------- EXAONE 4.5
+
+
+def exaone4_5(fields: Fields, name: str | None) -> Model:
+    """EXAONE 4.5: EXAONE 4 and Qwen2.5-VL's tower with fewer heads of keys and values."""
+    given = fields.inner("text_config").text("model_type", default="exaone4")
+    if given == "exaone4_5_text":
+        inner = {**fields.inner("text_config").values, "model_type": "exaone4"}
+        fields = Fields({**fields.values, "text_config": inner}, fields.path)
+    kind, text = text_part(fields, "exaone4")
+    model = seen_in_three(read_text(kind, text, name, tied_outside(fields, False)))
+    seen = part(fields, "vision_config")
+    width = seen.size("hidden_size", default=3584)
+    heads, kv_heads = heads_of(seen, width, 16, "num_heads"), seen.size("num_key_value_heads", default=8)
+    seen.divides(heads, kv_heads, ("num_heads", "num_key_value_heads"))
+    rows = width + 2 * kv_heads * (width // heads)
+    stored = tuple(
+        replace(each, shape=(rows, *each.shape[1:])) if each.name.startswith("blocks.attn.qkv") else each
+        for each in qwen2_5_tower(seen).stored
+    )
+    return completed(fields, model, (Tower("vision", stored),))
 
 
 # ---------------------------------------------------------------------- DeepSeek-VL, LFM2-VL, LightOnOCR, PaddleOCR-VL
@@ -309,12 +377,16 @@ def ovis2(fields: Fields, name: str | None) -> Model:
 
 READERS: dict[str, Reader] = {
     "deepseek_vl": deepseek_vl,
+    "exaone4_5": exaone4_5,
     "glm46v": glm46v,
     "glm4v": glm4v,
     "glm4v_moe": glm4v_moe,
+    "glm_ocr": glm_ocr,
+    "glmga": glm46v,
     "got_ocr2": got_ocr2,
     "lfm2_vl": lfm2_vl,
     "lighton_ocr": lighton_ocr,
     "ovis2": ovis2,
     "paddleocr_vl": paddleocr_vl,
+    "pp_chart2table": got_ocr2,
 }

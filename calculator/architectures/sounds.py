@@ -76,6 +76,18 @@ def qwen2_audio(fields: Fields, name: str | None) -> Model:
     return completed(fields, model, (whisper_tower(heard), Tower("projector", projector)))
 
 
+def audioflamingo3(fields: Fields, name: str | None) -> Model:
+    """Audio Flamingo 3: the same with two matrices between."""
+    kind, text = text_part(fields, "qwen2")
+    model = read_text(kind, text, name, False)  # its class ties nothing
+    heard, bias = part(fields, "audio_config"), fields.flag("projector_bias", default=True)
+    projector = (
+        *matrix("multi_modal_projector.linear_1", model.hidden, heard.size(*WIDTH, default=1280), bias),
+        *matrix("multi_modal_projector.linear_2", model.hidden, model.hidden, bias),
+    )
+    return completed(fields, model, (whisper_tower(heard), Tower("projector", projector)))
+
+
 VOXTRAL_TEXT: dict[str, Any] = {
     "vocab_size": 131072,
     "hidden_size": 3072,
@@ -285,6 +297,7 @@ def gemma3n(fields: Fields, name: str | None) -> Model:
 
 
 READERS: dict[str, Reader] = {
+    "audioflamingo3": audioflamingo3,
     "gemma3n": gemma3n,
     "qwen2_5_omni_thinker": qwen2_5_omni_thinker,
     "qwen2_audio": qwen2_audio,

@@ -62,10 +62,10 @@ MODULES: Mapping[str, str] = {  # module → the keys of its READERS
         "deepseek_vl exaone4_5 glm46v glm4v glm4v_moe glm_ocr glmga got_ocr2 lfm2_vl lighton_ocr ovis2 paddleocr_vl "
         "pp_chart2table"
     ),
-    "singular": "bailing_hybrid diffllama jetmoe lfm3 longcat_flash modernbert-decoder olmo_hybrid",
+    "singular": "aria_text axk2 bailing_hybrid diffllama jetmoe lfm3 longcat_flash modernbert-decoder olmo_hybrid",
     "sounds": "audioflamingo3 gemma3n qwen2_5_omni_thinker qwen2_audio qwen3_omni_moe_thinker voxtral",
     "sparse": (
-        "afmoe cohere2_moe dots1 exaone_moe flex_olmo granite_swa granitemoe_swa granitemoeshared hy_v3 kolibri1 "
+        "afmoe cohere2_moe dots1 exaone_moe flex_olmo flint granite_swa granitemoe_swa granitemoeshared hy_v3 kolibri1 "
         "laguna lfm2_moe mellum solar_open"
     ),
     "speech": "qwen2_5_omni qwen3_omni_moe",

@@ -70,6 +70,7 @@ MODULES: Mapping[str, str] = {  # module → the keys of its READERS
     ),
     "speech": "qwen2_5_omni qwen3_omni_moe",
     "state_space": "bamba falcon_h1 falcon_mamba granitemoehybrid jamba mamba mamba2 nemotron_h zamba zamba2",
+    "t5gemma": "t5gemma",
     "t5": "longt5 mt5 switch_transformers t5 umt5",
     "vision": "gemma3 mistral3 mllama qwen2_5_vl qwen2_vl qwen3_vl",
     "vision_experts": (

@@ -99,9 +99,14 @@ class CrossAttention(Attention):
             return self._waiting(tape), self._waiting(tape)
         source = tape.outside(tape.shared["encoded"], self.last) if self.across else x
         rows = self.source_rows if self.across else None
-        k = tape.turn(tape.linear(source, self.hidden, self.key_width, self._has(0), self.names.key, rows))
-        v = tape.turn(tape.linear(source, self.hidden, self.key_width, self._has(1), self.names.value, rows))
+        into = self._source()
+        k = tape.turn(tape.linear(source, into, self.key_width, self._has(0), self.names.key, rows))
+        v = tape.turn(tape.linear(source, into, self.key_width, self._has(1), self.names.value, rows))
         return self._remembered(tape, k, v)
+
+    def _source(self) -> int:
+        """Width of what keys and values are made of."""
+        return self.hidden
 
     def _has(self, index: int) -> bool:
         return self.bias and (self.names.key, self.names.value)[index] not in self.unbiased
@@ -414,6 +419,7 @@ class FramedEncoder(Block):
         x = tape.dropout(x, self.layer.dropout)
         for _ in range(self.count):
             x = self.layer.forward(tape, x)
+            tape.lingering.clear()  # its local variables
         for norm in self.norms:
             x = norm.forward(tape, x)
         return x

@@ -17,7 +17,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from calculator.errors import CalculatorError, UnknownModel, nearest
+from calculator.errors import CalculatorError, UnknownModel, UnknownName, nearest
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,10 @@ def unknown_model(fault: UnknownModel) -> tuple[Response, int]:
 
 def uncalculable(fault: CalculatorError) -> tuple[Response, int]:
     """A 400 for what the calculator refuses: settings that contradict each other, a config it cannot read."""
-    return jsonify(body(fault.message, [Fault(fault.field, fault.message)] if fault.field else [])), 400
+    said = fault.message
+    if isinstance(fault, UnknownName) and (fault.field or "").endswith("model_type"):
+        said += ": GET /api/config/options lists all under model_types"
+    return jsonify(body(said, [Fault(fault.field, said)] if fault.field else [])), 400
 
 
 def http_error(fault: HTTPException) -> Response:

@@ -77,9 +77,10 @@ def test_key_value_heads_that_do_not_divide_are_refused(client):
     assert status == 400 and "multiple of num_key_value_heads (5)" in reply["error"]
 
 
-def test_a_family_nobody_knows_names_the_known_ones(client):
+def test_a_family_nobody_knows_names_the_nearest_and_where_all_are_listed(client):
     _, reply = post(client, INFERENCE, {"config": CONFIG | {"model_type": "llamma"}})
-    assert "did you mean 'llama'?" in reply["error"] and "qwen3" in reply["error"]
+    assert "did you mean 'llama' or" in reply["error"] and "/api/config/options" in reply["error"]
+    assert "llama" in client.get("/api/config/options").get_json()["model_types"]
 
 
 @pytest.mark.parametrize("endpoint", [INFERENCE, TRAINING])

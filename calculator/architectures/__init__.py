@@ -33,9 +33,9 @@ def _read(key: str, name: str | None) -> Model:
         raise InvalidConfig("config lacks model_type, which names the architecture family", "config.model_type")
     if model_type not in READERS:
         close = nearest(model_type[:100], READERS)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        known = ", ".join(sorted(READERS))
-        raise UnknownName(f"unknown model_type {model_type!r:.60}; {hint}known: {known}", "config.model_type", close)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        message = f"unknown model_type {model_type!r:.60}{hint} ({len(READERS)} are known)"
+        raise UnknownName(message, "config.model_type", close)
     if not isinstance(config.get("quantization_config"), dict | None):
         raise InvalidConfig("config.quantization_config must be an object", "config.quantization_config")
     return READERS[model_type](Fields(config), name)

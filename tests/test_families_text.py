@@ -153,6 +153,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("xglm", {"attention_heads": 5, "d_model": 64}, "d_model"),
     ("axk2", {"gated_norm_rank": 0, "qk_rope_head_dim": 8}, "gated_norm_rank"),
     ("axk2", {"index_head_dim": 8}, "index_head_dim"),
+    ("flint", {"mlp_only_layers": [[1]]}, "mlp_only_layers"),
+    ("gpt_neox_japanese", {"intermediate_multiple_size": float("nan")}, "intermediate_multiple_size"),
     ("flint", {"layer_types": ["sliding_attention"]}, "layer_types"),
     ("bailing_hybrid", {"n_group": 7, "num_experts": 8}, "num_experts"),
     ("bailing_hybrid", {"layer_group_size": 0}, "layer_group_size"),

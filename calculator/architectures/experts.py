@@ -132,7 +132,9 @@ def mixtral(fields: Fields, name: str | None) -> Model:
 def sparse_layers(fields: Fields, count: int) -> list[bool]:
     """Qwen's layers with experts: every `decoder_sparse_step`-th, but those of `mlp_only_layers`."""
     step = fields.size("decoder_sparse_step", default=1)
-    dense = set(fields.items("mlp_only_layers") or [])
+    dense = fields.items("mlp_only_layers") or []
+    if not all(isinstance(each, int) for each in dense):
+        fields.refuse("mlp_only_layers", "must hold whole numbers")
     return [index not in dense and (index + 1) % step == 0 for index in range(count)]
 
 

@@ -15,6 +15,7 @@ LIMITS: dict[str, int] = {
     "experts": 10**5,
 }
 MOST = 10**9  # any other size
+LARGEST = 1e30  # any number: neither infinity nor what is none
 
 
 class Fields:
@@ -74,7 +75,7 @@ class Fields:
         name, value = self._find(names)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST:
             raise InvalidConfig(f"{self.path}.{name} must be a number", f"{self.path}.{name}")
         return float(value)
 

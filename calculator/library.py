@@ -1,8 +1,13 @@
 """The bundled models: one JSON file each in `models/`, found by name, hub id or alias.
 
 A file holds `name`, `hub_id`, `family`, `parameter_count` (exact), `source`, and `config`: the architecture fields
-under their Hugging Face names. Two more are optional: `siblings`, hub ids of models of the same architecture and sizes
-(base, chat, renamed), and `quantized`, re-uploads in another number format: hub id → their `quantization_config`.
+under their Hugging Face names. Three more are optional:
+
+- `siblings`: hub ids of models that the file's own configuration answers (base, chat, renamed);
+- `variants`: models of the same sizes whose configuration says something else in few fields, such as the longest
+  context: hub id → those fields, null where it lacks one. A re-upload of a variant in another number format is a
+  variant too, with that `quantization_config`;
+- `quantized`: re-uploads of the file's own model in another number format: hub id → their `quantization_config`.
 
 Files are read once; a model is built when somebody first asks for it. A damaged file is reported, the rest is served.
 """
@@ -122,6 +127,21 @@ FORMATS: Mapping[str, Mapping[str, Any]] = {
     "-bnb-8bit": {"quant_method": "bitsandbytes", "load_in_8bit": True},
 }
 
+# What a variant may say otherwise than its file, and the kinds of value. None of these changes a parameter.
+VARYING: Mapping[str, tuple[type, ...]] = {
+    "max_position_embeddings": (int,),
+    "model_max_length": (int,),
+    "seq_length": (int,),
+    "torch_dtype": (str,),
+    "sliding_window": (int, type(None)),
+    "use_sliding_window": (bool,),
+    "max_window_layers": (int,),
+    "rope_scaling": (dict, type(None)),
+    "rope_theta": (int, float),
+    "quantization_config": (dict,),
+}
+
+_MEMBERS = {"name", "hub_id", "family", "parameter_count", "source", "config", "siblings", "variants", "quantized"}
 _TUNED = re.compile(r"(-(hf|instruct|chat|it|base|pt|bf16|gguf))+$")  # endings that tell of training, not of sizes
 _SEPARATORS = re.compile(r"[-_\s]+")
 _LONGEST = 1000  # characters of a name that are looked at
@@ -139,6 +159,7 @@ class Entry:
     source: str
     config: Mapping[str, Any]
     siblings: tuple[str, ...] = ()
+    variants: Mapping[str, Mapping[str, Any]] | None = None
     quantized: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
@@ -153,9 +174,12 @@ class Entry:
 
     def in_format(self, hub_id: str, quantization: Mapping[str, Any]) -> Entry:
         """The same model as a re-upload in another number format holds it."""
-        config = {**self.config, "quantization_config": dict(quantization)}
-        name = hub_id.rsplit("/", 1)[-1]
-        return replace(self, name=name, hub_id=hub_id, config=config, siblings=(), quantized=None)
+        return self.varied(hub_id, {"quantization_config": dict(quantization)})
+
+    def varied(self, hub_id: str, fields: Mapping[str, Any]) -> Entry:
+        """A model of these sizes, under its own name, whose configuration has `fields` in place of the file's."""
+        name, config = hub_id.rsplit("/", 1)[-1], {**self.config, **fields}
+        return replace(self, name=name, hub_id=hub_id, config=config, siblings=(), variants=None, quantized=None)
 
 
 class Library:
@@ -183,6 +207,8 @@ class Library:
         for entry in self.entries:
             for hub_id in entry.siblings:
                 self._both(hub_id, entry)
+            for hub_id, fields in (entry.variants or {}).items():
+                self._both(hub_id, entry.varied(hub_id, fields))
             for hub_id, quantization in (entry.quantized or {}).items():
                 self._both(hub_id, entry.in_format(hub_id, quantization))
         for short, name in SHORT.items():
@@ -230,8 +256,11 @@ class Library:
         if found is not None:
             return found
         for alike in (key, key.rsplit("/", 1)[-1]):
-            core = _squeezed(_TUNED.sub("", alike))
-            found = self._squeezed.get(core) or self._tuned.get(core)
+            for shorter in _shortened(alike):
+                found = self._squeezed.get(_squeezed(shorter))
+                if found is not None:
+                    break
+            found = found or self._tuned.get(_squeezed(shorter))
             if found is not None:
                 entry, warning = found
                 return entry, warning or f"{key} is not bundled under that name: this is {entry.name}"
@@ -255,6 +284,38 @@ def _squeezed(key: str) -> str:
     return _SEPARATORS.sub("", key)
 
 
+def _shortened(key: str) -> Iterator[str]:
+    """A name, then without its endings, one after the other: a chat model's own context comes before its base's.
+
+    >>> list(_shortened("qwen2.5-7b-instruct-gguf"))
+    ['qwen2.5-7b-instruct-gguf', 'qwen2.5-7b-instruct', 'qwen2.5-7b']
+    """
+    yield key
+    while _TUNED.search(key):
+        key = key[: key.rindex("-")]
+        yield key
+
+
+def _several(values: Mapping[str, Any], member: str) -> dict[str, dict[str, Any]]:
+    """An optional member that holds an object for each of several hub ids. Raises TypeError where it is not that."""
+    found = values.get(member, {})
+    if not isinstance(found, dict) or not all(hub_id and fields for hub_id, fields in found.items()):
+        raise TypeError(f"{member} must be an object of hub ids, each with an object that is not empty")
+    for hub_id, fields in found.items():
+        if not isinstance(fields, dict):
+            raise TypeError(f"{member} of {hub_id} must be an object")
+    return found
+
+
+def _check_variant(hub_id: str, fields: Mapping[str, Any]) -> None:
+    """Raises TypeError where a field is unknown or its value is of the wrong kind."""
+    for field, value in fields.items():
+        if field not in VARYING:
+            raise TypeError(f"variants of {hub_id}: {field} is none of the fields that may vary")
+        if not isinstance(value, VARYING[field]) or (isinstance(value, bool) and bool not in VARYING[field]):
+            raise TypeError(f"variants of {hub_id}: {field} has a value of the wrong kind")
+
+
 def read_entry(path: Path) -> Entry:
     """The entry of one file. Raises ValueError, KeyError, TypeError or OSError where it is damaged."""
     values = json.loads(path.read_text(encoding="utf-8"))
@@ -266,6 +327,15 @@ def read_entry(path: Path) -> Entry:
     config = values["config"]
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise TypeError("config must be an object with a model_type")
+    unknown = sorted(set(values) - _MEMBERS)
+    if unknown:
+        raise TypeError(f"unknown members: {', '.join(unknown)}")
+    variants, quantized = _several(values, "variants"), _several(values, "quantized")
+    siblings = values.get("siblings", [])
+    if not isinstance(siblings, list) or not all(isinstance(each, str) and each for each in siblings):
+        raise TypeError("siblings must be a list of hub ids")
+    for hub_id, fields in variants.items():
+        _check_variant(hub_id, fields)
     return Entry(
         name=values["name"],
         hub_id=values["hub_id"],
@@ -273,8 +343,9 @@ def read_entry(path: Path) -> Entry:
         parameter_count=values["parameter_count"],
         source=values["source"],
         config=config,
-        siblings=tuple(values.get("siblings", ())),
-        quantized=values.get("quantized"),
+        siblings=tuple(siblings),
+        variants=variants or None,
+        quantized=quantized or None,
     )
 
 

@@ -24,7 +24,10 @@ def test_a_model_counts_to_its_published_parameters(entry: Entry) -> None:
     assert entry.model.active_parameters <= entry.parameter_count
 
 
-UPLOADS = [hub_id for entry in ENTRIES for hub_id in entry.quantized or {}]
+UPLOADS = [
+    *(hub_id for entry in ENTRIES for hub_id in entry.quantized or {}),
+    *(hub_id for entry in ENTRIES for hub_id, said in (entry.variants or {}).items() if "quantization_config" in said),
+]
 
 
 @pytest.mark.parametrize("hub_id", UPLOADS)
@@ -32,6 +35,46 @@ def test_the_format_of_a_quantized_upload_is_read(hub_id: str) -> None:
     model = library().get(hub_id)[0].model
     assert model.quantization is not None
     recipe_of(model.quantization, model.config)
+
+
+VARIANTS = [(entry, hub_id) for entry in ENTRIES for hub_id in entry.variants or {}]
+
+
+@pytest.mark.parametrize(("entry", "hub_id"), VARIANTS, ids=[hub_id for _, hub_id in VARIANTS])
+def test_a_variant_has_the_parameters_of_its_file_and_says_something_else(entry: Entry, hub_id: str) -> None:
+    assert entry.variants is not None
+    variant, warning = library().get(hub_id)
+    assert (variant.hub_id, variant.name, warning) == (hub_id, hub_id.rsplit("/", 1)[-1], None)
+    assert variant.model.parameters == variant.parameter_count == entry.parameter_count
+    assert variant.config == {**entry.config, **entry.variants[hub_id]} != entry.config
+
+
+def test_a_hub_id_stands_in_one_place() -> None:
+    """Whichever came first would hide the other."""
+    ids: dict[str, str] = {}
+    for entry in ENTRIES:
+        for hub_id in (entry.hub_id, *entry.siblings, *(entry.variants or {}), *(entry.quantized or {})):
+            assert ids.setdefault(hub_id.lower(), entry.name) == entry.name, hub_id
+        listed = [*entry.siblings, *(entry.variants or {}), *(entry.quantized or {})]
+        assert len(listed) == len({hub_id.lower() for hub_id in listed})
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "longest"),
+    [
+        ("Qwen/Qwen2-7B", "Qwen2-7B", 131072),
+        ("Qwen/Qwen2-7B-Instruct", "Qwen2-7B-Instruct", 32768),
+        ("qwen2 7b instruct", "Qwen2-7B-Instruct", 32768),
+        ("unsloth/Qwen2-7B-Instruct", "Qwen2-7B-Instruct", 32768),
+        ("unsloth/Qwen2-7B-Instruct-GGUF", "Qwen2-7B-Instruct", 32768),
+        ("Qwen/Qwen2-7B-Instruct-AWQ", "Qwen2-7B-Instruct-AWQ", 32768),
+        ("Qwen/Qwen2.5-14B-Instruct", "Qwen2.5-14B-Instruct", 32768),
+        ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen2.5-7B-Instruct-GPTQ-Int4", 32768),
+    ],
+)
+def test_a_chat_model_has_the_longest_context_of_its_own_configuration(asked: str, name: str, longest: int) -> None:
+    entry, _ = library().get(asked)
+    assert (entry.name.rsplit("/", 1)[-1], entry.model.max_context) == (name, longest)
 
 
 def test_order_is_by_family_then_size() -> None:
@@ -150,6 +193,41 @@ def test_a_damaged_file_is_reported_and_the_rest_served(tmp_path: Path) -> None:
         "list.json",
         "twice.json",
     ]
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "words"),
+    [
+        ("variant", {}, "unknown members: variant"),
+        ("siblings", "Qwen/Qwen3-0.6B-Base", "siblings must be a list"),
+        ("siblings", [None], "siblings must be a list"),
+        ("quantized", ["a/b"], "quantized must be an object"),
+        ("quantized", {"a/b": "awq"}, "quantized of a/b must be an object"),
+        ("variants", [], "variants must be an object"),
+        ("variants", {"a/b": {}}, "variants must be an object of hub ids, each with an object that is not empty"),
+        ("variants", {"": {"torch_dtype": "float16"}}, "variants must be an object"),
+        ("variants", {"a/b": ["torch_dtype"]}, "variants of a/b must be an object"),
+        ("variants", {"a/b": {"hidden_size": 8}}, "hidden_size is none of the fields that may vary"),
+        ("variants", {"a/b": {"max_position_embeddings": "32k"}}, "max_position_embeddings has a value of the wrong"),
+        ("variants", {"a/b": {"max_position_embeddings": True}}, "max_position_embeddings has a value of the wrong"),
+        ("variants", {"a/b": {"torch_dtype": None}}, "torch_dtype has a value of the wrong"),
+    ],
+)
+def test_a_member_that_cannot_be_read_is_a_problem(tmp_path: Path, member: str, value: object, words: str) -> None:
+    good = json.loads((MODELS / "qwen3-0.6b.json").read_text(encoding="utf-8"))
+    (tmp_path / "odd.json").write_text(json.dumps(good | {member: value}), encoding="utf-8")
+    found = read_library(tmp_path)
+    assert len(found) == 0
+    assert words in found.problems[0] and found.problems[0].startswith("odd.json")
+
+
+def test_a_variant_lacks_what_it_says_null_of(tmp_path: Path) -> None:
+    good = json.loads((MODELS / "mistral-7b-v0.1.json").read_text(encoding="utf-8"))
+    good["variants"] = {"someone/Wide-7B": {"sliding_window": None}}
+    (tmp_path / "wide.json").write_text(json.dumps(good), encoding="utf-8")
+    variant = read_library(tmp_path).get("wide-7b")[0]
+    assert variant.config["sliding_window"] is None
+    assert variant.model.parameters == good["parameter_count"]
 
 
 def test_a_missing_folder_is_a_problem_not_a_crash(tmp_path: Path) -> None:

@@ -386,8 +386,12 @@ def step_profile(model: Model, mode: Mode, course: Course) -> Profile:
     buffers = together((_buffers(model, mode) * (end - begin) // max(len(model.layers), 1), 0, 0, 0, 0, 0))
     held = together(start.trace.saved, _bytes(shared), buffers)
     traces = [run(layer, mode, width, each, shared) for layer, each in _handed_on(model, dtype)[begin:end]]
-    if first and not (course.first_input_grad or start.asks) and traces:
-        traces[0] = run(model.layers[0], _without_input_gradient(mode), width, dtype, shared)
+    asks = not first or course.first_input_grad or start.asks
+    for index, (layer, handed) in enumerate(_handed_on(model, dtype)[begin:end]):
+        if asks:  # below the first layer with an adapter nothing is kept
+            break
+        traces[index] = run(layer, _without_input_gradient(mode), width, handed, shared)
+        asks = traces[index].asks
     stashed = _stash(traces) if course.offloaded else SILENCE
 
     forward: list[Moment] = []

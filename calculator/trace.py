@@ -32,6 +32,7 @@ class Trace:
     uses            names of the shared tables and masks it looked at
     lingers         what of its attention weights, which it hands back, nothing else keeps
     saves           names of the tables and masks that its backward pass needs
+    asks            whether its output needs a gradient
     """
 
     forward: tuple[Moment, ...]
@@ -45,6 +46,7 @@ class Trace:
     uses: frozenset[str] = frozenset()
     lingers: Moment = SILENCE
     saves: frozenset[str] = frozenset()
+    asks: bool = True
 
 
 def total(storages: Iterable[Storage]) -> Moment:
@@ -104,7 +106,7 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
     del inside
     if not mode.training:
         return Trace(forward, casts=casts, before=before, after=after, lingers=lingers)
-    saved, saves = tape.live, saved_names(tape)
+    saved, saves, asks = tape.live, saved_names(tape), isinstance(node, Node)
     tape.moments = []
     tape.begin()
     if isinstance(node, Node):
@@ -121,6 +123,7 @@ def trace(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()) -
         uses=frozenset(tape.shared.used),
         saves=saves,
         lingers=lingers,
+        asks=asks,
     )
 
 
@@ -154,6 +157,7 @@ def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared 
     tape.lingering.clear()
     moments = tape.moments[: max(tape.last_save, 1)]
     node = y.node
+    asks = isinstance(node, Node)
     del y
     tape.casts.clear()
     if isinstance(node, Node):
@@ -175,6 +179,7 @@ def checkpointed(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared 
         keeps_input=True,
         uses=frozenset(tape.shared.used),
         lingers=lingers,
+        asks=asks,
     )
 
 
@@ -197,7 +202,7 @@ def selected(layer: Any, mode: Mode, width: int, dtype: str, shared: Shared = ()
     again = checkpointed(layer, mode, width, dtype, shared)
     saved = total([*kept, *tape.selecting])
     tape.selecting = None
-    return Trace(forward, saved, again.backward, again.gradients, casts, keeps_input=True)
+    return Trace(forward, saved, again.backward, again.gradients, casts, keeps_input=True, asks=again.asks)
 
 
 def old_cache(layer: Any, mode: Mode) -> tuple[Size, ...]:

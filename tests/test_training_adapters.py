@@ -122,3 +122,17 @@ def test_embedding_and_head_are_adapted_only_by_name():
 def test_a_target_that_no_layer_has_is_refused_with_those_it_has():
     with pytest.raises(InvalidSetup, match="it has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"):
         training(read_model(SMALL), TrainingSetup(method="lora", lora=Lora(8, ("c_attn",))))
+
+
+@pytest.mark.parametrize(("batch", "length", "peak"), [(1, 512, 3_418_384_384), (2, 1024, 6_628_059_136)])
+def test_below_the_first_adapter_nothing_is_kept(batch, length, peak):
+    # LFM2 begins with two convolutions, which have no q_proj: counted with torch 2.13.0, transformers 5.23.0, peft 0.21.2
+    asked = TrainingSetup(
+        batch,
+        length,
+        precision="bfloat16",
+        mixed_precision="none",
+        method="lora",
+        lora=Lora(16, ("q_proj", "v_proj")),
+    )
+    assert training(model("LFM2-1.2B"), asked).peak.total == pytest.approx(peak, rel=5e-5)

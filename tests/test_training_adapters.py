@@ -126,7 +126,7 @@ def test_a_target_that_no_layer_has_is_refused_with_those_it_has():
 
 @pytest.mark.parametrize(("batch", "length", "peak"), [(1, 512, 3_418_384_384), (2, 1024, 6_628_059_136)])
 def test_below_the_first_adapter_nothing_is_kept(batch, length, peak):
-    # LFM2 begins with two convolutions, which have no q_proj: counted with torch 2.13.0, transformers 5.23.0, peft 0.21.2
+    # LFM2 begins with two convolutions, without q_proj: counted with torch 2.13.0, transformers 5.23.0, peft 0.21.2
     asked = TrainingSetup(
         batch,
         length,

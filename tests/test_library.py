@@ -69,6 +69,9 @@ def test_a_hub_id_stands_in_one_place() -> None:
         ("unsloth/Qwen2-7B-Instruct-GGUF", "Qwen2-7B-Instruct", 32768),
         ("Qwen/Qwen2-7B-Instruct-AWQ", "Qwen2-7B-Instruct-AWQ", 32768),
         ("Qwen/Qwen2.5-14B-Instruct", "Qwen2.5-14B-Instruct", 32768),
+        ("Qwen/Qwen2.5-Coder-14B", "Qwen2.5-Coder-14B", 32768),
+        ("Qwen/Qwen3-8B-Base", "Qwen3-8B-Base", 32768),
+        ("Qwen3-8B-Base-FP8", "Qwen3-8B-Base-FP8", 32768),
         ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4", "Qwen2.5-7B-Instruct-GPTQ-Int4", 32768),
     ],
 )
@@ -88,7 +91,7 @@ def test_order_is_by_family_then_size() -> None:
         ("Qwen3-0.6B", "Qwen3-0.6B"),
         ("qwen/QWEN3-0.6b", "Qwen3-0.6B"),
         (" Qwen3 8B ", "Qwen3-8B"),
-        ("Qwen/Qwen3-8B-Base", "Qwen3-8B"),  # a sibling of the same sizes
+        ("nvidia/Nemotron-Orchestrator-8B", "Qwen3-8B"),  # a sibling of the same sizes
         ("meta-llama/Meta-Llama-3.1-8B", "Llama-3.1-8B"),  # renamed on the hub
         ("llama-3-8b", "Meta-Llama-3-8B"),
         ("mistral-7b", "Mistral-7B-v0.1"),

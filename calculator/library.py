@@ -5,8 +5,8 @@ under their Hugging Face names. Three more are optional:
 
 - `siblings`: hub ids of models that the file's own configuration answers (base, chat, renamed);
 - `variants`: models of the same sizes whose configuration says something else in few fields, such as the longest
-  context: hub id → those fields, null where it lacks one. A re-upload of a variant in another number format is a
-  variant too, with that `quantization_config`;
+  context: hub id → those fields, null where it lacks one; they are of the text part where the file has one. A
+  re-upload of a variant in another number format is a variant too, with that `quantization_config`;
 - `quantized`: re-uploads of the file's own model in another number format: hub id → their `quantization_config`.
 
 Files are read once; a model is built when somebody first asks for it. A damaged file is reported, the rest is served.
@@ -178,7 +178,13 @@ class Entry:
 
     def varied(self, hub_id: str, fields: Mapping[str, Any]) -> Entry:
         """A model of these sizes, under its own name, whose configuration has `fields` in place of the file's."""
-        name, config = hub_id.rsplit("/", 1)[-1], {**self.config, **fields}
+        name, config = hub_id.rsplit("/", 1)[-1], {**self.config}
+        text = config.get("text_config")
+        for field, value in fields.items():
+            if isinstance(text, dict) and field != "quantization_config":
+                text = config["text_config"] = {**text, field: value}
+            else:
+                config[field] = value
         return replace(self, name=name, hub_id=hub_id, config=config, siblings=(), variants=None, quantized=None)
 
 

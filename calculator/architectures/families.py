@@ -34,6 +34,7 @@ MODULES: Mapping[str, str] = {  # module → the keys of its READERS
     "gemma4": "gemma3n_text gemma4 gemma4_text",
     "glm": "glm glm4",
     "gpt": "gpt2 gpt_neox gptj opt",
+    "hearing": "glmasr granite_speech granite_speech_plus musicflamingo qwen3_asr",
     "kin": (
         "apertus arcee baichuan chatglm ernie4_5 exaone exaone4 hunyuan_v1_dense internlm internlm2 mimo minicpm "
         "ministral3 nemotron nemotron-nas orion phi3small qwen seed_oss"
@@ -48,6 +49,10 @@ MODULES: Mapping[str, str] = {  # module → the keys of its READERS
     ),
     "llama": "granite internlm3 llama mistral qwen2 qwen3 smollm3",
     "older": "biogpt codegen ctrl gpt_neox_japanese openai-gpt persimmon xglm",
+    "looking": (
+        "cosmos3_omni deepseek_vl_hybrid granite_docling hyperclovax_vision_v2 lfm3_vl minicpm_ocr minicpmv4_7 "
+        "video_llama_3"
+    ),
     "olmo": "olmo olmo2 olmo3",
     "others": "cohere falcon stablelm starcoder2",
     "phi": "phi phi3",
@@ -81,6 +86,8 @@ MODULES: Mapping[str, str] = {  # module → the keys of its READERS
 }
 WHOLES = (
     "bridges",
+    "hearing",
+    "looking",
     "pictures",
     "scenes",
     "sounds",

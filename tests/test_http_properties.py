@@ -95,6 +95,7 @@ def holds(kind, body):
             assert memory[total] == sum(value for name, value in memory.items() if name != total)
             assert min(memory.values()) >= 0
     assert reply["memory_bytes"][total] == reply["phases"][reply["peak"]] == max(reply["phases"].values())
+    assert set(reply["memory_requirements"]) == set(reply["memory_bytes"])
     assert all(part["low"] <= part["bytes"] <= part["high"] for part in reply["explanation"])
     assert body.items() <= {**reply["parameters"], **{k: v for k, v in body.items() if k == "model_size"}}.items()
     again = post(kind, reply["parameters"])

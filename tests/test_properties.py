@@ -1,4 +1,4 @@
-"""What must hold of every answer, whatever is asked: drawn at random from the service's own options."""
+"""What must hold between answers, whatever is asked: drawn at random from the service's own options."""
 
 from __future__ import annotations
 
@@ -94,24 +94,6 @@ def ask(kind: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_parts_sum_to_the_total_and_the_total_is_the_largest_moment(kind: str) -> None:
-    @RELAXED
-    @given(KINDS[kind])
-    def check(body: dict[str, Any]) -> None:
-        said = ask(kind, body)
-        for memory in [said["memory_bytes"], *([said["per_gpu"]["memory_bytes"]] if "per_gpu" in said else [])]:
-            parts = {name: size for name, size in memory.items() if name != f"{kind}_memory"}
-            assert sum(parts.values()) == memory[f"{kind}_memory"], body
-            assert min(parts.values()) >= 0, body
-        assert said["memory_bytes"][f"{kind}_memory"] == max(said["phases"].values()) == said["phases"][said["peak"]]
-        for part in said["explanation"]:
-            assert part["low"] <= part["bytes"] <= part["high"], (body, part)
-        assert set(said["memory_requirements"]) == set(said["memory_bytes"])
-
-    check()
-
-
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("field", ["sequence_length", "batch_size"])
 def test_more_never_takes_less(kind: str, field: str) -> None:
     @RELAXED
@@ -121,21 +103,6 @@ def test_more_never_takes_less(kind: str, field: str) -> None:
         more = ask(kind, {**body, field: body[field] + extra})
         total = f"{kind}_memory"
         assert more["memory_bytes"][total] >= less["memory_bytes"][total], (body, extra)
-
-    check()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_echo_sent_back_gives_the_same_answer(kind: str) -> None:
-    @RELAXED
-    @given(KINDS[kind])
-    def check(body: dict[str, Any]) -> None:
-        said = ask(kind, body)
-        again = CLIENT.post(f"/api/memory/{kind}", json=said["parameters"])
-        assert again.status_code == 200, (body, said["parameters"], again.get_json())
-        repeated = again.get_json()
-        assert repeated["memory_bytes"] == said["memory_bytes"], body
-        assert repeated["parameters"] == said["parameters"], body
 
     check()
 

@@ -667,16 +667,27 @@ class Steps:
             "activation_memory": parts.get("activation_memory", 0) + passing,
         }
 
-    def phases(self, batch: int, length: int) -> tuple[Phase, ...]:
-        """Its phases with so many sequences of so many tokens."""
-        made = [each.phase(self.fixed, batch, length) for each in self.passes]
+    def totals(self, batch: int, length: int) -> list[int]:
+        """Bytes of each of its phases."""
+        made = [
+            size + sum(each.sizes(batch, length)) for each, (size, _) in zip(self.passes, self.standing, strict=False)
+        ]
+        return [*made, self.standing[-1][0] + LABELS * batch * length]
+
+    def phase(self, index: int, batch: int, length: int) -> Phase:
+        """One of its phases with so many sequences of so many tokens."""
+        if index < len(self.passes):
+            return self.passes[index].phase(self.fixed, batch, length)
         inputs = Part(
             "activation_memory",
             LABELS * batch * length,
             f"ids and labels: {batch} × {length} tokens × {LABELS} bytes",
         )
-        made.append(Phase("optimizer_step", (*self.fixed, *self.step_before, inputs, *self.step_after)))
-        return tuple(made)
+        return Phase("optimizer_step", (*self.fixed, *self.step_before, inputs, *self.step_after))
+
+    def phases(self, batch: int, length: int) -> tuple[Phase, ...]:
+        """All of them."""
+        return tuple([self.phase(index, batch, length) for index in range(len(self.passes) + 1)])
 
 
 def _leading(moments: Sequence[Moment], fresh: Fresh) -> tuple[tuple[Moment, int], ...]:

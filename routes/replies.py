@@ -337,8 +337,14 @@ def figures_of(parts: Mapping[str, int], always: tuple[str, ...], total: str) ->
 def explanation(parts: Iterable[Part]) -> list[dict[str, Any]]:
     """Each part with its formula."""
     return [
-        {"part": part.name, "bytes": part.bytes, "low": part.low, "high": part.high, "formula": part.formula}
-        for part in parts
+        {
+            "part": name,
+            "bytes": size,
+            "low": size if least < 0 else least,
+            "high": size if most < 0 else most,
+            "formula": formula,
+        }
+        for name, size, formula, least, most in parts
     ]
 
 

@@ -30,6 +30,16 @@ MODELS = [
 ]
 
 
+TRAININGS = [
+    {"model_name": "Qwen3-8B"},
+    {"model_name": "gemma-3-1b-it", "gradient_checkpointing": "full", "attention": "eager"},
+    {"model_name": "Llama-3.1-8B", "method": "qlora", "loss": "fused", "lora": {"rank": 8}},
+    {"config": CONFIG, "precision": "float32", "optimizer": "SGD", "trainable_parameters": 50},
+    {"model_name": "Qwen3-8B", "gpu": "H100-80GB"},
+    {"model_name": "Qwen3-8B", "data_parallel": 2},
+]
+
+
 @pytest.fixture(scope="module")
 def client():
     return create_app().test_client()
@@ -51,6 +61,17 @@ def test_a_comparison_over_workloads_is_the_single_answers(client, model):
     status, reply = ask(client, "compare", {"calculation_type": "inference", "configurations": bodies})
     assert status == 200
     assert reply["results"] == [ask(client, "inference", body)[1] for body in bodies]
+
+
+@pytest.mark.parametrize("model", TRAININGS)
+def test_a_comparison_over_training_workloads_is_the_single_answers(client, model):
+    loads = [
+        {"batch_size": batch, "sequence_length": length} for batch, length in itertools.product((1, 7), (1, 900, 9000))
+    ]
+    bodies = [model | load for load in loads]
+    status, reply = ask(client, "compare", {"calculation_type": "training", "configurations": bodies})
+    assert status == 200
+    assert reply["results"] == [ask(client, "training", body)[1] for body in bodies]
 
 
 def test_what_only_compares_equal_is_not_alike(client):

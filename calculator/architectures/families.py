@@ -34,7 +34,7 @@ MODULES: Mapping[str, str] = {  # module → the keys of its READERS
     "gemma4": "gemma3n_text gemma4 gemma4_text",
     "glm": "glm glm4",
     "gpt": "gpt2 gpt_neox gptj opt",
-    "hearing": "glmasr granite_speech granite_speech_plus musicflamingo qwen3_asr",
+    "hearing": "glmasr granite_speech granite_speech_plus musicflamingo qwen3_asr vibevoice_asr",
     "kin": (
         "apertus arcee baichuan chatglm ernie4_5 exaone exaone4 hunyuan_v1_dense internlm internlm2 mimo minicpm "
         "ministral3 nemotron nemotron-nas orion phi3small qwen seed_oss"
@@ -60,6 +60,7 @@ MODULES: Mapping[str, str] = {  # module → the keys of its READERS
         "aya_vision cohere2_vision fuyu idefics2 idefics3 internvl internvl_chat llava llava_next llava_next_video "
         "llava_onevision paligemma qianfan_ocr shieldgemma2 smolvlm video_llava vipllava"
     ),
+    "reading": "cosmos3_edge deepseek_ocr2 modernvbert nemotron_h_omni unlimited_ocr",
     "recent": "gpt-sw3 hyperclovax iquestcoder nanochat vaultgemma",
     "recurrent": "recurrent_gemma rwkv xlstm",
     "rotary_encoders": "eurobert gte jina_embeddings_v3 modernbert nomic_bert",
@@ -89,6 +90,7 @@ WHOLES = (
     "hearing",
     "looking",
     "pictures",
+    "reading",
     "scenes",
     "sounds",
     "speech",

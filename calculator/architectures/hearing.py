@@ -1,14 +1,17 @@
-"""Further families that hear: Music Flamingo, GLM-ASR, Qwen3-ASR, Granite Speech."""
+"""Further families that hear: Music Flamingo, GLM-ASR, Qwen3-ASR, Granite Speech, VibeVoice-ASR."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..layers.towers import layer_norm, matrix, table, times
 from ..model import Model, Tower
+from ..tensors import Tensor
 from .bridges import querying
 from .fields import Fields
 from .linear_attention import completed
 from .sounds import COUNT, HEADS, WIDE, WIDTH, audioflamingo3, heard_block
-from .speech import convolution
+from .speech import convolution, sizes
 from .table import Reader
 from .texts import part, read_text, text_part, tied_outside
 
@@ -163,10 +166,58 @@ def granite_speech(fields: Fields, name: str | None) -> Model:
     return completed(fields, model, (tower, Tower("projector", projector)))
 
 
+# ---------------------------------------------------------------------- VibeVoice
+
+
+def vibevoice_encoder(fields: Fields, out: int) -> Tower:
+    """VibeVoice's encoder of sound: stages of convolutions, each twice as wide and slower than the last; `out`: what
+    it gives where nothing is said."""
+    width, kernel = fields.size("num_filters", default=32), fields.size("kernel_size", default=7)
+    depths = sizes(fields, "depths", [3, 3, 3, 3, 3, 3, 8])
+    steps = sizes(fields, "downsampling_ratios", [2, 2, 4, 5, 5, 8], most=32)
+    if len(depths) <= len(steps):
+        fields.refuse("depths", "must have one entry more than downsampling_ratios")
+    grown = fields.size("ffn_expansion", default=4)
+    made: list[Tensor] = []
+    for index, depth in enumerate(depths[: len(steps) + 1]):
+        if index:
+            made += convolution("conv", 2 * width, width, 2 * steps[index - 1])
+            width *= 2
+        else:
+            made += convolution("stem.conv", width, fields.size("channels", default=1), kernel)
+        block = (
+            *layer_norm("norm", width, False, count=2),
+            table("gamma", width, count=2),
+            *matrix("ffn.linear1", grown * width, width),
+            *matrix("ffn.linear2", width, grown * width),
+            *convolution("mixer.conv", width, 1, kernel),
+        )
+        made += times(block, depth)
+    made += convolution("head.conv", fields.size("hidden_size", default=out), width, kernel)
+    return Tower("audio", tuple(made))
+
+
+def vibevoice_asr(fields: Fields, name: str | None) -> Model:
+    """VibeVoice-ASR: Qwen 2 and two encoders, of how something sounds and of what it means."""
+    kind, text = text_part(fields, "qwen2")
+    model = read_text(kind, text, name, False)  # its class ties nothing
+    towers: list[Tower] = []
+    projector: list[Tensor] = []
+    for each, absent in (("acoustic", 64), ("semantic", 128)):
+        heard = part(fields, f"{each}_tokenizer_encoder_config")
+        width = heard.size("hidden_size", default=absent if not heard.values else 64)
+        towers.append(replace(vibevoice_encoder(heard, width), name=each))
+        projector += matrix(f"multi_modal_projector.{each}_linear_1", model.hidden, width)
+        projector += layer_norm(f"multi_modal_projector.{each}_norm", model.hidden, False)
+        projector += matrix(f"multi_modal_projector.{each}_linear_2", model.hidden, model.hidden)
+    return completed(fields, model, (*towers, Tower("projector", tuple(projector))))
+
+
 READERS: dict[str, Reader] = {
     "glmasr": glmasr,
     "granite_speech": granite_speech,
     "granite_speech_plus": granite_speech,
     "musicflamingo": audioflamingo3,
     "qwen3_asr": qwen3_asr,
+    "vibevoice_asr": vibevoice_asr,
 }

@@ -21,6 +21,7 @@ class LatentAttention:
     value          dimensions of a head's value
     bias           on the two matrices that make latents, and on the output
     pairs          how the rotary dimensions are turned: complex (DeepSeek-V2), interleaved, halves
+    stretched      whether queries are multiplied by a factor of their position (Mistral 4)
     """
 
     hidden: int
@@ -34,6 +35,7 @@ class LatentAttention:
     pairs: str = "interleaved"
     prefix: str = "self_attn"
     window: int | None = None
+    stretched: bool = False
 
     causal = True
 
@@ -124,6 +126,8 @@ class LatentAttention:
         q_rotary, k_rotary = self.rotate(tape, q_rotary, k_rotary)
         latent, k_rotary = self.remember(tape, latent, k_rotary)
         query = tape.concatenate(q_pass, q_rotary)
+        if self.stretched:
+            query = tape.multiply(query, tape.new(tape.mode.query_positions, tape.mode.hidden))
         key, value = self.expand(tape, latent, k_rotary)
         out = attend(tape, query, key, value, self)
         result = tape.linear(out, self.value_width, self.hidden, self.bias, "o_proj")

@@ -41,9 +41,13 @@ class GatedAttention(Attention):
         v = tape.turn(tape.linear(x, self.hidden, self.key_width, self.bias, self.names.value))
         q, k = self.rotate(tape, q), self.rotate(tape, k)
         k, v = remember(tape, k, v, self)
-        y = attend(tape, q, k, v, self)
+        y = self.attended(tape, q, k, v)
         y = tape.multiply(y, tape.unary_output(gate))
         return tape.linear(y, self.query_width, self.hidden, self.output_bias, self.names.output)
+
+    def attended(self, tape: Tape, q: Value, k: Value, v: Value) -> Value:
+        """softmax(q·kᵀ)·v."""
+        return attend(tape, q, k, v, self)
 
 
 def _part(name: str, out: int, into: int, role: str, component: str, pieces: int) -> Tensor:

@@ -34,7 +34,8 @@ MODULES: Mapping[str, str] = {  # module → the keys of its READERS
     "gemma4": "gemma3n_text gemma4 gemma4_text",
     "glm": "glm glm4",
     "gpt": "gpt2 gpt_neox gptj opt",
-    "hearing": "glmasr granite_speech granite_speech_plus musicflamingo qwen3_asr vibevoice_asr",
+    "grounded": "idefics kosmos-2 kosmos-2.5",
+    "hearing": "glmasr granite_speech granite_speech_plus musicflamingo qwen3_asr vibevoice_asr voxtral_realtime",
     "kin": (
         "apertus arcee baichuan chatglm ernie4_5 exaone exaone4 hunyuan_v1_dense internlm internlm2 mimo minicpm "
         "ministral3 nemotron nemotron-nas orion phi3small qwen seed_oss"
@@ -88,6 +89,7 @@ MODULES: Mapping[str, str] = {  # module → the keys of its READERS
 }
 WHOLES = (
     "bridges",
+    "grounded",
     "hearing",
     "looking",
     "pictures",

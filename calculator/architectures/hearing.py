@@ -1,15 +1,18 @@
-"""Further families that hear: Music Flamingo, GLM-ASR, Qwen3-ASR, Granite Speech, VibeVoice-ASR."""
+"""Further families that hear: Music Flamingo, GLM-ASR, Qwen3-ASR, Granite Speech, VibeVoice-ASR, Voxtral Realtime."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from ..layers.conditioned import TimedBlock
 from ..layers.towers import layer_norm, matrix, table, times
 from ..model import Model, Tower
 from ..tensors import Tensor
 from .bridges import querying
-from .fields import Fields
+from .fields import Fields, with_defaults
 from .linear_attention import completed
+from .llama import llama_like
 from .sounds import COUNT, HEADS, WIDE, WIDTH, audioflamingo3, heard_block
 from .speech import convolution, sizes
 from .table import Reader
@@ -166,6 +169,61 @@ def granite_speech(fields: Fields, name: str | None) -> Model:
     return completed(fields, model, (tower, Tower("projector", projector)))
 
 
+# ---------------------------------------------------------------------- Voxtral Realtime
+
+REALTIME: dict[str, Any] = {  # of its text part
+    "vocab_size": 131072,
+    "hidden_size": 3072,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
+    "head_dim": 128,
+    "sliding_window": 8192,
+}
+
+
+def voxtral_realtime(fields: Fields, name: str | None) -> Model:
+    """Voxtral Realtime: Llama's layers in a window, each told how far sound is ahead; an encoder with rotary positions
+    and gated feed-forward layers, of whose states some neighbours are joined."""
+    text = with_defaults(text_part(fields, "voxtral_realtime_text", fixed=True)[1], **REALTIME)
+    plan = {"attention_bias": False, "mlp_bias": False, "layer_types": None}
+    tied = tied_outside(fields, True)
+    window = text.optional("sliding_window")
+    plain = llama_like(Fields({**text.values, **plan, "tie_word_embeddings": tied}, text.path), name, window=window)
+    layer = plain.layers[0]
+    timed = TimedBlock(layer.mixer, layer.feed_forward, layer.norms, plain.hidden)
+    model = replace(plain, layers=(timed,) * len(plain.layers))
+    heard = part(fields, "audio_config")
+    width = heard.size(*reversed(WIDTH), default=1280)
+    heads, head = heard.size(*reversed(HEADS), default=32), heard.size("head_dim", default=64)
+    wide = heard.size(*reversed(WIDE), default=5120)
+    block = (
+        *matrix("self_attn.q_proj", heads * head, width),
+        *matrix("self_attn.k_proj", heads * head, width, False),
+        *matrix("self_attn.v_proj", heads * head, width),
+        *matrix("self_attn.o_proj", width, heads * head),
+        *layer_norm("self_attn_layer_norm", width, False),
+        *layer_norm("final_layer_norm", width, False),
+        *matrix("mlp.gate_proj", wide, width, False),
+        *matrix("mlp.up_proj", wide, width, False),
+        *matrix("mlp.down_proj", width, wide),
+    )
+    tower = (
+        *convolution("embedder.conv1", width, heard.size("num_mel_bins", default=128), 3),
+        *convolution("embedder.conv2", width, width, 3),
+        *times(block, heard.size(*reversed(COUNT), default=32)),
+        *layer_norm("norm", width, False),
+    )
+    joined = width * fields.size("downsample_factor", default=4)
+    projector = (
+        *matrix("multi_modal_projector.linear_1", model.hidden, joined, False),
+        *matrix("multi_modal_projector.linear_2", model.hidden, model.hidden, False),
+    )
+    return completed(fields, model, (Tower("audio", tower), Tower("projector", projector)))
+
+
 # ---------------------------------------------------------------------- VibeVoice
 
 
@@ -220,4 +278,5 @@ READERS: dict[str, Reader] = {
     "musicflamingo": audioflamingo3,
     "qwen3_asr": qwen3_asr,
     "vibevoice_asr": vibevoice_asr,
+    "voxtral_realtime": voxtral_realtime,
 }

@@ -113,6 +113,27 @@ CACHES: list[tuple[str, dict[str, Any], int, int]] = [
         2 * 24,
         0,
     ),
+    # the same and the indexer's key of 12, in a layer that rotates and in one that does not
+    (
+        "mistral_large4_text",
+        {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "no_rope_layers": [1, 0], "index_head_dim": 12},
+        24 + 16 + 2 * 12,
+        0,
+    ),
+    # the same where the second layer takes the latents of the first
+    (
+        "mistral_large4_text",
+        {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "kv_source_layers": [0, 0], "index_head_dim": 12},
+        24 + 2 * 12,
+        0,
+    ),
+    # a latent of 16 and a rotary key of 8, and the indexer's key where a layer has one
+    (
+        "hy_v4",
+        {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "index_head_dim": 12, "indexer_types": ["full", "shared"]},
+        2 * 24 + 12,
+        0,
+    ),
     # two heads' keys and values and the indexer's key in the second layer; in the first eight 4 × 8 matrices, the last
     # 4 inputs of 2·16 + 64 channels, and the last 9 of four streams of 64
     (
@@ -191,6 +212,15 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("axk1", {"q_lora_rank": None}, "q_lora_rank"),
     ("mistral4", {"n_routed_experts": 4, "n_group": 4}, "n_group"),
     ("mistral4", {"n_routed_experts": 4, "n_group": 3}, "n_routed_experts"),
+    ("mistral_large4_text", {"kv_source_layers": [0, 2]}, "kv_source_layers"),
+    ("mistral_large4_text", {"kv_source_layers": [0, True]}, "kv_source_layers"),
+    ("mistral_large4_text", {"no_rope_layers": [1]}, "no_rope_layers"),
+    ("mistral_large4_text", {"no_rope_layer_interval": 0}, "no_rope_layer_interval"),
+    ("mistral_large4_text", {"indexer_types": ["shared", "full"]}, "indexer_types"),
+    ("mistral_large4_text", {"index_head_dim": 8}, "index_head_dim"),
+    ("hy_v4", {"q_lora_rank": None}, "q_lora_rank"),
+    ("hy_v4", {"indexer_types": ["shared", "full"]}, "indexer_types"),
+    ("hy_v4", {"hc_mult": 0}, "hc_mult"),
     ("qwen4_exp_text", {"layer_types": ["full_attention"] * 2}, "indexer_kv_heads"),
     ("qwen4_exp_text", {"layer_types": ["full_attention"]}, "layer_types"),
     ("qwen4_exp_text", {**DELTA, "ple_layer_ids": [3]}, "ple_layer_ids"),

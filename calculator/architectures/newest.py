@@ -1,10 +1,12 @@
-"""The latest families: Mistral 4 and Qwen 4."""
+"""The latest families: Mistral 4 and Large 4, Hy 4, Qwen 4."""
 
 from __future__ import annotations
 
 from dataclasses import fields as dataclass_fields
 from dataclasses import replace
 
+from ..layers.blocks import Block
+from ..layers.feed_forward import GatedFeedForward
 from ..layers.latent import LatentAttention
 from ..layers.linear_attention import GatedDeltaNet
 from ..layers.newest import (
@@ -14,12 +16,16 @@ from ..layers.newest import (
     GramTables,
     LimitedSoftmaxRouter,
     PickedGatedAttention,
+    SinkLatentAttention,
+    StretchedLatentAttention,
+    UnmixedStreamHead,
+    UnmixedStreams,
 )
-from ..layers.streams import StreamEmbedding
+from ..layers.streams import FirstClampedExperts, StreamBlock, StreamEmbedding
 from ..model import Model
-from .experts import expert_counts
+from .experts import deepseek_mixture, ends, expert_counts, stack, two_norms
 from .fields import Fields, with_defaults
-from .latent import deepseek, latent_sizes, pairing
+from .latent import deepseek, indexer_kinds, latent_sizes, pairing, sigmoid_router, sparse_layers
 from .linear_attention import (
     alternating,
     completed,
@@ -32,6 +38,19 @@ from .linear_attention import (
 )
 from .llama import finish
 from .table import Reader
+from .vision import pixtral_projector, pixtral_tower
+
+
+def limited_router(fields: Fields, hidden: int, normal: bool, wide: bool = False) -> LimitedSoftmaxRouter:
+    """The router of a configuration with Mistral 4's names."""
+    experts, chosen = expert_counts(
+        fields, "n_routed_experts", "num_local_experts", "num_experts", chosen=4, experts=128
+    )
+    groups = fields.size("n_group", default=1)
+    if fields.divides(experts, groups, ("n_routed_experts", "n_group")) < 2:
+        fields.refuse("n_group", "must leave two experts to a group")
+    best = fields.size("topk_group", default=1, most=groups)
+    return LimitedSoftmaxRouter(hidden, experts, chosen, normal=normal, groups=groups, best=best, wide=wide)
 
 
 def mistral4(fields: Fields, name: str | None) -> Model:
@@ -46,20 +65,154 @@ def mistral4(fields: Fields, name: str | None) -> Model:
         max_position_embeddings=1048576,
     )
     attention = LatentAttention(**latent_sizes(fields, 1024, 64, 128), pairs=pairing(fields), stretched=True)
-    experts, chosen = expert_counts(fields, "n_routed_experts", "num_local_experts", chosen=4, experts=128)
-    groups = fields.size("n_group", default=1)
-    if fields.divides(experts, groups, ("n_routed_experts", "n_group")) < 2:
-        fields.refuse("n_group", "must leave two experts to a group")
-    router = LimitedSoftmaxRouter(
-        attention.hidden,
-        experts,
-        chosen,
-        normal=fields.flag("norm_topk_prob", default=True),
-        groups=groups,
-        best=fields.size("topk_group", default=1, most=groups),
-    )
+    router = limited_router(fields, attention.hidden, fields.flag("norm_topk_prob", default=True))
     layers = [attention] * fields.size("num_hidden_layers")
     return deepseek(fields, name, layers, router, wide=2048, first=0, dense_wide=12288, adapted_stacks=False)
+
+
+def sources(fields: Fields, count: int) -> list[bool]:
+    """Whether each layer makes latents of its own, by `kv_source_layers`."""
+    listed = fields.items("kv_source_layers", length=count)
+    if listed is None:
+        return [True] * count
+    for index, source in enumerate(listed):
+        whole = isinstance(source, int) and not isinstance(source, bool)
+        if not whole or not 0 <= source <= index or listed[source] != source:
+            fields.refuse("kv_source_layers", "must name, for each layer, itself or an earlier one that names itself")
+    return [source == index for index, source in enumerate(listed)]
+
+
+def mistral_large4_text(fields: Fields, name: str | None) -> Model:
+    """Mistral Large 4: Mistral 4 with picked keys, layers without rotation, and latents that layers may share.
+
+    Shared latents are held by the layer that makes them; what their gradients add up to on the way back is left out:
+    with checkpointing such a model needed 3 % more.
+    The router's matrix is counted in the precision of the rest, where transformers keeps it in float32.
+    """
+    fields = with_defaults(
+        fields,
+        vocab_size=204800,
+        hidden_size=6144,
+        num_hidden_layers=72,
+        num_attention_heads=64,
+        max_position_embeddings=1048576,
+    )
+    count = fields.size("num_hidden_layers")
+    sizes = {**latent_sizes(fields, 0, 64, 128), "query_rank": 0}
+    base = StretchedLatentAttention(
+        **sizes,
+        index_heads=fields.size("index_n_heads", default=32),
+        index_dim=fields.size("index_head_dim", default=128, least=sizes["rotary"]),
+        most=fields.size("index_topk", default=2048),
+        index_pairs="interleaved",
+    )
+    picks = indexer_kinds(fields, count)
+    if not picks[0]:
+        fields.refuse("indexer_types", "must give the first layer an indexer of its own")
+    listed = fields.items("no_rope_layers")
+    if listed is not None and len(listed) < count:
+        fields.refuse("no_rope_layers", f"must have an entry for each of {count} layers")
+    every = fields.size("no_rope_layer_interval", default=4)
+    turns = [bool(listed[i]) if listed is not None else (i + 1) % every != 0 for i in range(count)]
+    made: dict[tuple[bool, bool, bool], StretchedLatentAttention] = {}
+    layers: list[StretchedLatentAttention] = []
+    for key in zip(picks, turns, sources(fields, count), strict=True):
+        if key not in made:
+            full, turned, own = key
+            layer = replace(base, indexer=full, own=own)
+            made[key] = layer if turned else replace(layer, plain=base.plain + base.rotary, rotary=0)
+        layers.append(made[key])
+    router = limited_router(fields, base.hidden, True, wide=True)
+    tables = (("cos", base.rotary), ("sin", base.rotary))
+    model = deepseek(
+        fields,
+        name,
+        layers,
+        router,
+        wide=6144,
+        first=1,
+        dense_wide=24576,
+        tables=tables,
+        adapted_stacks=False,
+        masked=True,
+    )
+    return replace(model, head=replace(model.head, softcap=True))
+
+
+def mistral_large4(fields: Fields, name: str | None) -> Model:
+    """Mistral Large 4 with Pixtral's tower, as Mistral Small 3.1 has it."""
+    text = text_of(fields)
+    text = Fields({**text.values, "tie_word_embeddings": fields.flag("tie_word_embeddings")}, text.path)
+    model = mistral_large4_text(text, name)
+    seen = with_default(
+        fields.inner("vision_config"),
+        **({} if fields.has("vision_config") else LARGE_TOWER),
+    )
+    return completed(fields, model, (pixtral_tower(seen), pixtral_projector(fields, seen, model.hidden)))
+
+
+LARGE_TOWER = {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 30, "patch_size": 14}
+
+
+def hy_v4(fields: Fields, name: str | None) -> Model:
+    """Hy 4: latent attention with picked keys, sinks and a gate, clamped experts, and streams that are not mixed.
+
+    transformers keeps the head, the streams' matrices, the sinks and two parts of the indexer in float32 whatever the
+    rest is in; here they are in the precision of the rest.
+    """
+    fields = with_defaults(
+        fields,
+        vocab_size=120832,
+        hidden_size=2816,
+        num_hidden_layers=34,
+        num_attention_heads=32,
+        max_position_embeddings=262144,
+    )
+    count, hidden = fields.size("num_hidden_layers"), fields.size("hidden_size")
+    sizes = latent_sizes(fields, 1536, 192, 256)
+    if not sizes["query_rank"]:
+        fields.refuse("q_lora_rank", "must be a whole number")
+    listed = fields.items("indexer_types", length=count)
+    picks = [index % 4 == 1 or not index for index in range(count)]
+    picks = picks if listed is None else [each == "full" for each in listed]
+    if not picks[0]:
+        fields.refuse("indexer_types", "must give the first layer an indexer of its own")
+    own = SinkLatentAttention(
+        **sizes,
+        pairs="halves",
+        index_heads=fields.size("index_n_heads", default=16),
+        index_dim=fields.size("index_head_dim", default=128, least=sizes["rotary"]),
+        most=fields.size("index_topk", default=2048),
+        hands_on=True,
+    )
+    borrowed = replace(own, indexer=False)
+    streams = fields.size("hc_mult", default=4, most=64)
+    around = (
+        UnmixedStreams(hidden, streams, 0, "attn_hc", "other"),
+        UnmixedStreams(hidden, streams, 0, "ffn_hc", "other"),
+    )
+    activation = fields.text("hidden_act", default="silu")
+    router = sigmoid_router(fields, hidden, 8, 256, 1, 1)
+    wide, always = fields.size("moe_intermediate_size", default=768), fields.size("n_shared_experts", default=1)
+    mixture = deepseek_mixture(router, always, activation, wide, False)
+    mixture = replace(mixture, experts=FirstClampedExperts(hidden, wide, router.experts, router.chosen, activation))
+    dense = GatedFeedForward(hidden, fields.size("intermediate_size", default=6912), activation)
+
+    def make(key: tuple[bool, bool]) -> Block:
+        return StreamBlock(own if key[0] else borrowed, mixture if key[1] else dense, two_norms(hidden), around)
+
+    keys = list(zip(picks, sparse_layers(fields, count, 1), strict=True))
+    head = ends(fields, hidden)[1]
+    vocabulary = head.vocabulary
+    return finish(
+        fields,
+        name,
+        StreamEmbedding(vocabulary, hidden, projected=streams * hidden),
+        stack(keys, make),
+        UnmixedStreamHead(vocabulary, hidden, head.tied, head.norm, streams=streams),
+        rotary=own.rotary,
+        sdpa=False,
+    )
 
 
 # ---------------------------------------------------------------------- Qwen 4
@@ -196,7 +349,10 @@ def qwen4(fields: Fields, name: str | None) -> Model:
 
 
 READERS: dict[str, Reader] = {
+    "hy_v4": hy_v4,
     "mistral4": mistral4,
+    "mistral_large4": mistral_large4,
+    "mistral_large4_text": mistral_large4_text,
     "qwen4_exp": qwen4,
     "qwen4_exp_text": qwen4,
 }

@@ -250,17 +250,26 @@ def mistral3(fields: Fields, name: str | None) -> Model:
     else:
         model = mistral(with_defaults(text, **MISTRAL_TEXT), name)
     seen = fields.inner("vision_config")
-    width, hidden = seen.size("hidden_size", default=1024), model.hidden
+    return completed(fields, model, (pixtral_tower(seen), pixtral_projector(fields, seen, model.hidden)))
+
+
+def pixtral_projector(fields: Fields, seen: Fields, hidden: int) -> Tower:
+    """A norm, a matrix that joins neighbouring patches, and two that bring them to the text's width."""
+    width = seen.size("hidden_size", default=1024)
     depths = fields.values.get("vision_feature_layer")
     taken = len(depths) if isinstance(depths, list) else 1
     bias = fields.flag("multimodal_projector_bias")
-    projector = (
-        *layer_norm("norm", width, bias=False),
-        *matrix("patch_merger.merging_layer", width, width * fields.size("spatial_merge_size", default=2) ** 2, False),
-        *matrix("linear_1", hidden, width * taken, bias),
-        *matrix("linear_2", hidden, hidden, bias),
+    return Tower(
+        "projector",
+        (
+            *layer_norm("norm", width, bias=False),
+            *matrix(
+                "patch_merger.merging_layer", width, width * fields.size("spatial_merge_size", default=2) ** 2, False
+            ),
+            *matrix("linear_1", hidden, width * taken, bias),
+            *matrix("linear_2", hidden, hidden, bias),
+        ),
     )
-    return completed(fields, model, (pixtral_tower(seen), Tower("projector", projector)))
 
 
 MISTRAL_TEXT = {

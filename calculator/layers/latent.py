@@ -240,6 +240,7 @@ class IndexedLatentAttention(LatentAttention):
         """With the local variables of transformers' DeepseekV32Attention.forward."""
         rows, heads = tape.mode.queries, self.heads
         earlier = tape.new(scaled(rows, self.most), INT) if self.hands_on else None
+        gate = self.gate(tape, x)
         low = tape.linear(x, self.hidden, self.query_rank, self.bias, "q_a_proj")
         low = RMSNorm(self.query_rank).forward(tape, low)
         q = tape.turn(tape.linear(low, self.query_rank, self.query_width, False, "q_b_proj"))
@@ -255,10 +256,19 @@ class IndexedLatentAttention(LatentAttention):
         if earlier is not None:  # the model's loop holds the last choice until the layer returns the next
             tape.lingering += [earlier, picked]
         unpicked, mask = self.masks(tape, picked)
-        out = attend(tape, query, key, value, self, mask)
+        out = self.attended(tape, query, key, value, mask, gate)
         result = tape.linear(out, self.value_width, self.hidden, self.bias, "o_proj")
-        del low, q, q_pass, q_rotary, joined, latent, k_rotary, query, key, value, picked, unpicked, mask, out, earlier
+        del gate, low, q, q_pass, q_rotary, joined, latent, k_rotary, query, key, value, picked, unpicked, mask, out
+        del earlier
         return result
+
+    def gate(self, tape: Tape, x: Value) -> Value | None:
+        """What the result is multiplied by, where a family has it."""
+        return None
+
+    def attended(self, tape: Tape, q: Value, k: Value, v: Value, mask: Value, gate: Value | None) -> Value:
+        """softmax(q·kᵀ)·v under the mask."""
+        return attend(tape, q, k, v, self, mask)
 
     def pick(self, tape: Tape, x: Value, low: Value) -> Value:
         """Numbers of the picked keys; nothing is recorded for a backward pass."""
@@ -269,13 +279,18 @@ class IndexedLatentAttention(LatentAttention):
 
     def _pick(self, tape: Tape, x: Value, low: Value) -> Value:
         mode, rows, heads, wide = tape.mode, tape.mode.queries, self.index_heads, self.index_dim
-        q = tape.linear(low, self.query_rank, heads * wide, False, "wq_b")
-        q_turn, q_pass = tape.split(q, scaled(rows, heads * self.rotary), scaled(rows, heads * (wide - self.rotary)))
+        q = self.index_queries(tape, low)
         k = LayerNorm(wide).forward(tape, tape.linear(x, self.hidden, wide, False, "wk"))
-        k_turn, k_pass = tape.split(k, scaled(rows, self.rotary), scaled(rows, wide - self.rotary))
-        q_turn, k_turn = self._turn(tape, q_turn, k_turn)
-        q = tape.concatenate(q_turn, q_pass)
-        k = tape.concatenate(k_turn, k_pass)
+        if self.rotary:
+            turning, passing = scaled(rows, heads * self.rotary), scaled(rows, heads * (wide - self.rotary))
+            q_turn, q_pass = tape.split(q, turning, passing)
+            k_turn, k_pass = tape.split(k, scaled(rows, self.rotary), scaled(rows, wide - self.rotary))
+            q_turn, k_turn = self._turn(tape, q_turn, k_turn)
+            q = tape.concatenate(q_turn, q_pass)
+            k = tape.concatenate(k_turn, k_pass)
+            turned_too: tuple[Value, ...] = (q_turn, q_pass, k_turn, k_pass)
+        else:
+            turned_too = ()
         if mode.step == "decode":
             k = joined_to_cache(tape, k, kept_rows(mode.exceeded, None), wide)
         elif not mode.training:
@@ -290,8 +305,12 @@ class IndexedLatentAttention(LatentAttention):
         del outside
         values, numbers = tape.new(scaled(rows, self.most), FLOAT), tape.new(scaled(rows, self.most), LONG)
         chosen = tape.new(scaled(rows, self.most), INT)
-        del values, numbers, weights, total, scores
+        del values, numbers, weights, total, scores, turned_too
         return chosen
+
+    def index_queries(self, tape: Tape, low: Value) -> Value:
+        """The indexer's queries from the low-rank ones."""
+        return tape.linear(low, self.query_rank, self.index_heads * self.index_dim, False, "wq_b")
 
     def _turn(self, tape: Tape, q: Value, k: Value) -> tuple[Value, Value]:
         cos, sin = tape.shared["cos"], tape.shared["sin"]

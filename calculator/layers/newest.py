@@ -1,4 +1,5 @@
-"""Layers of the latest families: Mistral 4's router, and Qwen 4's gated streams, picked keys and n-gram tables."""
+"""Layers of the latest families: Mistral 4's router and shared latents, Hy 4's sinks and streams, and Qwen 4's gated
+streams, picked keys and n-gram tables."""
 
 from __future__ import annotations
 
@@ -9,12 +10,17 @@ from ..tensors import Cut, Tensor
 from .attention import eager, efficient, joined_to_cache, keep, kept_rows
 from .blocks import Block
 from .ends import Head
-from .experts import Router, Routing, StackTargets, divided_by_sum, limited, picked, top
+from .experts import Router, Routing, StackTargets, divided_by_sum, limited, picked, top, untouched_product
 from .feed_forward import activate
+from .gemma import handed_down
+from .latent import IndexedLatentAttention, LatentAttention, subtract
+from .latent import attend as attend_latent
 from .linear_attention import GatedAttention
-from .norms import GemmaRMSNorm, normalized
+from .norms import GemmaRMSNorm, LayerNorm, RMSNorm, normalized
+from .sinks import largest, sunk
 from .state_space import store
 from .states import State, convolution
+from .streams import StreamHead, Streams, fine, widened
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +28,16 @@ class LimitedSoftmaxRouter(Router):
     """Softmax in the dtype of the logits, over the experts of the best groups, which two experts speak for. [Mistral 4]
 
     groups, best   groups of experts, and how many of them a token may use
+    wide           whether the product is made in float32, from copies of the input and of the matrix
     """
 
     groups: int = 1
     best: int = 1
+    wide: bool = False
 
     def route(self, tape: Tape, x: Value, targets: StackTargets | None) -> Routing:
         """Keeps what the product needs, the softmax, the places, and what the division needs."""
-        logits = self._logits(tape, x, targets)
+        logits = self._float_logits(tape, x, targets) if self.wide else self._logits(tape, x, targets)
         scores = tape.softmax(logits)
         choice = limited(tape, tape.new(scores.elements, scores.dtype), self.groups, self.best, each=2)
         values, places = top(tape, choice, self._slots(tape))
@@ -40,6 +48,192 @@ class LimitedSoftmaxRouter(Router):
         weights = tape.scale(weights)
         del choice
         return logits, weights, places
+
+
+@dataclass(frozen=True, slots=True)
+class StretchedLatentAttention(IndexedLatentAttention):
+    """Queries from one matrix, each head's multiplied by a learned line over the logarithm of its position; latents of
+    an earlier layer in some layers. [Mistral Large 4]
+
+    own    whether the layer makes and caches latents, or takes an earlier layer's
+    """
+
+    own: bool = True
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Without the latent's matrix and norm where it is an earlier layer's; two lines, and a norm before the
+        indexer's queries."""
+        plain = (each for each in LatentAttention.tensors(self) if self.own or ".kv_a_" not in each.name)
+        made = [*plain, *_line(self.prefix, self.heads)]
+        if self.indexer:
+            path = f"{self.prefix}.indexer"
+            wide, hidden = self.index_heads * self.index_dim, self.hidden
+            made += [
+                Tensor(f"{path}.wq_b.weight", (wide, hidden), "attention", "attn_q", True),
+                Tensor(f"{path}.wk.weight", (self.index_dim, hidden), "attention", "attn_k", True),
+                Tensor(f"{path}.weights_proj.weight", (self.index_heads, hidden), "attention", "other", True),
+                *_line(path, self.index_heads),
+            ]
+            for norm, width in (("k_norm", self.index_dim), ("q_input_norm", hidden)):
+                made += [Tensor(f"{path}.{norm}.{each}", (width,), "norm", "norm") for each in ("weight", "bias")]
+        return tuple(made)
+
+    def cache(self, tokens: int, tensor: int = 1) -> int:
+        """The latent and the rotary key where they are its own, and the indexer's key."""
+        return tokens * ((self.latent + self.rotary if self.own else 0) + (self.index_dim if self.indexer else 0))
+
+    def held(self, mode: Mode) -> tuple[Size, ...]:
+        """Bytes of the storages of the cache before a decode step, those of its own latent first."""
+        made = super(StretchedLatentAttention, self).held(mode)
+        return made if self.own else made[2:]
+
+    def index_queries(self, tape: Tape, low: Value) -> Value:
+        """From the hidden states themselves."""
+        q = LayerNorm(self.hidden).forward(tape, low)
+        q = tape.linear(q, self.hidden, self.index_heads * self.index_dim, False, "wq_b")
+        return self._stretched(tape, q, self.index_heads)
+
+    def _stretched(self, tape: Tape, q: Value, heads: int) -> Value:
+        logarithms, slope = tape.new(tape.mode.query_positions, q.dtype), tape.parameter(heads)
+        kept = (logarithms,) if slope.node is not None else ()
+        line = tape.operate(scaled(tape.mode.query_positions, heads), q.dtype, (slope,), kept, as_inputs)
+        line = tape.operate(line.elements, line.dtype, (line, tape.parameter(heads)), (), as_inputs)
+        return tape.multiply(q, line)
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """With the local variables of transformers' MistralLarge4TextAttention.forward."""
+        rows, heads = tape.mode.queries, self.heads
+        earlier = tape.new(scaled(rows, self.most), INT)
+        q = tape.turn(tape.linear(x, self.hidden, self.query_width, False, "q_proj"))
+        q_pass, q_rotary = tape.split(q, scaled(rows, heads * self.plain), scaled(rows, heads * self.rotary))
+        joined: Value | None = None
+        if self.own:
+            joined = tape.linear(x, self.hidden, self.latent + self.rotary, self.bias, "kv_a_proj_with_mqa")
+            latent, k_rotary = tape.split(joined, scaled(rows, self.latent), scaled(rows, self.rotary), dense=True)
+            latent = RMSNorm(self.latent).forward(tape, latent)
+        else:
+            kept = rows if tape.mode.step != "decode" else kept_rows(tape.mode.exceeded, None)
+            trained = not tape.mode.frozen or tape.mode.input_grad
+            latent = handed_down(tape, scaled(kept, self.latent), q.dtype, trained)
+            k_rotary = handed_down(tape, scaled(kept, self.rotary), q.dtype, trained)
+        if self.rotary:
+            q_rotary, turned_key = self.rotate(tape, q_rotary, k_rotary)
+            k_rotary = turned_key if self.own else k_rotary
+        if self.own:
+            latent, k_rotary = self.remember(tape, latent, k_rotary)
+        query = self._stretched(tape, tape.concatenate(q_rotary, q_pass), heads)
+        key, value = self.expand(tape, latent, k_rotary)
+        picked_keys = self.pick(tape, x, x) if self.indexer else earlier
+        tape.lingering += [earlier, picked_keys]  # the model's loop holds the last choice until the next is there
+        unpicked, mask = self.masks(tape, picked_keys)
+        out = attend_latent(tape, query, key, value, self, mask)
+        result = tape.linear(out, self.value_width, self.hidden, self.bias, "o_proj")
+        del q, q_pass, q_rotary, joined, latent, k_rotary, query, key, value, picked_keys, unpicked, mask, out, earlier
+        return result
+
+
+def _line(path: str, heads: int) -> list[Tensor]:
+    """What multiplies each head's queries: a slope and an offset."""
+    return [Tensor(f"{path}.softmax_scaling.{each}", (heads,), "attention", "other") for each in ("scale", "bias")]
+
+
+# ---------------------------------------------------------------------- Hy 4
+
+
+@dataclass(frozen=True, slots=True)
+class SinkLatentAttention(IndexedLatentAttention):
+    """Picked keys, a learned sink for each head, and a gate over what it gives. transformers runs it in Python alone.
+    [Hy 4]"""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """And the gate and the sinks."""
+        path, heads = f"{self.prefix}.gate_proj.weight", self.heads
+        gate = Tensor(path, (self.value_width, self.hidden), "attention", "other", True, Cut.TENSOR, heads)
+        sinks = Tensor(f"{self.prefix}.sinks", (heads,), "attention", "other")
+        return (*super(SinkLatentAttention, self).tensors(), gate, sinks)
+
+    def gate(self, tape: Tape, x: Value) -> Value | None:
+        """As wide as the values of all heads."""
+        return tape.linear(x, self.hidden, self.value_width, False, "gate_proj")
+
+    def attended(self, tape: Tape, q: Value, k: Value, v: Value, mask: Value, gate: Value | None) -> Value:
+        """With the local variables of transformers' eager_attention_forward of GPT-OSS, then the gate."""
+        weights = tape.scale(tape.matmul(q, k, scaled(tape.mode.scores, self.heads)))
+        weights = tape.add(weights, mask)
+        sink = sunk(tape, scaled(tape.mode.queries, self.heads), self.heads)
+        joined = tape.concatenate(weights, sink)
+        joined = subtract(tape, joined, largest(tape, joined, self.heads))
+        chances = tape.unary_output(joined)
+        kept = tape.slice(chances, weights.elements, dense=True)
+        weights = tape.cast(kept, v.dtype)
+        tape.lingering.append(weights)  # handed back to the decoder layer, whose local variable holds them
+        out = tape.matmul(weights, v, scaled(tape.mode.queries, self.value_width))
+        result = tape.copy(tape.turn(out))
+        assert gate is not None
+        result = tape.multiply(result, tape.unary_output(gate))
+        del weights, sink, joined, chances, kept, out
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class UnmixedStreams(Streams):
+    """Streams that are gated on the way in and out, and never mixed with one another; all in float32. [Hy 4]"""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """One matrix, its bias, two factors."""
+        figures = 2 * self.count
+        return (
+            Tensor(f"{self.name}.fn", (figures, self.count * self.hidden), self.component, "other"),
+            Tensor(f"{self.name}.base", (figures,), self.component, "other"),
+            Tensor(f"{self.name}.scale", (2,), self.component, "other"),
+        )
+
+    def enter(self, tape: Tape, x: Value) -> tuple[Value, Value, Value]:
+        """Weights to leave by, once more in place of a mixing matrix, and the streams added up. With the local
+        variables of transformers' HYV4HyperConnection.forward."""
+        rows, n = tape.mode.queries, self.count
+        mixes = normed_figures(tape, x, n * self.hidden, 2 * n)
+        parts = tape.split(mixes, scaled(rows, n), scaled(rows, n), dense=True)
+        pre, post = (tape.shift(tape.multiply(part, fine(tape, 1))) for part in parts)
+        pre = tape.shift(tape.unary_output(pre))
+        post = tape.shift(tape.scale(tape.unary_output(post)))
+        y = gathered_streams(tape, x, pre, self.hidden)
+        del mixes, parts, pre
+        return post, post, y
+
+    def leave(self, tape: Tape, x: Value, y: Value, post: Value, mix: Value) -> Value:
+        """What the part gave, weighed for every stream, on top of the streams, in float32."""
+        wide = tape.cast(y, FLOAT)
+        kept = (*((wide,) if post.node is not None else ()), *((post,) if wide.node is not None else ()))
+        injection = tape.operate(x.elements, FLOAT, (post, wide), kept, as_inputs)
+        return tape.cast(tape.add(injection, tape.cast(x, FLOAT)), x.dtype)
+
+
+def normed_figures(tape: Tape, x: Value, width: int, figures: int) -> Value:
+    """Products of all streams in float32 with a few rows, over the root mean square of the streams."""
+    flat = tape.cast(x, FLOAT)
+    products = untouched_product(tape, flat, fine(tape, figures * width), figures)
+    root = tape.unary_output(tape.shift(tape.mean(tape.power(flat), tape.mode.queries)))
+    return tape.multiply(products, root)
+
+
+def gathered_streams(tape: Tape, x: Value, weights: Value, hidden: int) -> Value:
+    """The streams added up by weights in float32."""
+    product = tape.multiply(x if x.dtype == FLOAT else widened(tape, x), weights)
+    return tape.cast(tape.operate(scaled(tape.mode.queries, hidden), FLOAT, (product,), (), as_inputs), x.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class UnmixedStreamHead(StreamHead):
+    """The streams added up by learned weights, then norm and matrix."""
+
+    def final(self, tape: Tape, x: Value) -> Value:
+        """With the local variables of transformers' HYV4HyperHead.forward."""
+        weights = normed_figures(tape, x, self.streams * self.width, self.streams)
+        weights = tape.shift(tape.multiply(weights, fine(tape, 1)))
+        y = gathered_streams(tape, x, tape.shift(tape.unary_output(weights)), self.width)
+        del weights
+        return self.norm.forward(tape, y) if self.norm is not None else y
 
 
 # ---------------------------------------------------------------------- Qwen 4

@@ -6,6 +6,7 @@ parameters of the whole, and those outside the text model and its head. No publi
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from calculator.architectures import READERS, read_model
 from calculator.errors import CalculatorError, InvalidConfig
 from calculator.inference import inference
+from calculator.profile import Mode, evaluate, training_profile
 from calculator.setup import InferenceSetup, Lora, TrainingSetup
 from calculator.training import training
 
@@ -111,3 +113,21 @@ def test_internvl_counts_the_same_under_its_authors_names() -> None:
         }
     )
     assert theirs.components() == here.components()
+
+
+def test_a_step_of_kosmos_2_keeps_what_was_counted() -> None:
+    # Counted with torch 2.13.0 and transformers 5.23.0 on the text model: 2 sequences of 1024 tokens, bfloat16, sdpa.
+    text = {
+        "vocab_size": 4000,
+        "embed_dim": 512,
+        "layers": 6,
+        "ffn_dim": 2048,
+        "attention_heads": 8,
+        "max_position_embeddings": 2048,
+    }
+    model = replace(read_model({"model_type": "kosmos-2", "text_config": text}), towers=())
+    assert model.parameters == 20_994_048
+    profile = training_profile(model, Mode(weights="half", attention="sdpa"), "none", False, True)
+    assert evaluate(profile.saved_first, 2, 1024) == pytest.approx(46_269_440, rel=1e-4)
+    held = 3 * 2 * model.parameters + 2 * model.waves + 16 * 2 * 1024  # weights, two moments, sines, tokens and labels
+    assert held + profile.need("loss", 2, 1024) == pytest.approx(512_422_912, rel=1e-4)

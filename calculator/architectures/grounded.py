@@ -6,7 +6,7 @@ from dataclasses import fields as dataclass_fields
 
 from ..layers.attention import Attention, Projections
 from ..layers.blocks import PreNormBlock
-from ..layers.conditioned import DroppedOutput, InnerNormFeedForward
+from ..layers.conditioned import DroppedOutput, InnerNormFeedForward, TwiceDroppedEmbedding
 from ..layers.ends import Head
 from ..layers.norms import LayerNorm
 from ..layers.older import WaveEmbedding
@@ -130,7 +130,9 @@ def kosmos_text(fields: Fields, text: Fields, name: str | None, normed: bool = T
     return finish(
         text,
         name,
-        WaveEmbedding(vocabulary, hidden, scaled=text.flag("scale_embedding", default=True), dropout=dropped),
+        (TwiceDroppedEmbedding if normed else WaveEmbedding)(
+            vocabulary, hidden, scaled=text.flag("scale_embedding", default=True), dropout=dropped
+        ),
         (PreNormBlock(attention, feed_forward, norms),)
         * text.size("layers", "num_hidden_layers", default=24, most=10_000),
         Head(vocabulary, hidden, tied, LayerNorm(hidden, "layer_norm")),

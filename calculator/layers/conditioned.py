@@ -10,6 +10,7 @@ from .blocks import Block
 from .feed_forward import FeedForward, activate
 from .later import NormedOutput
 from .norms import Norm
+from .older import WaveEmbedding
 
 NARROW = 32  # between the two matrices that a time passes, in VoxtralRealtimeTextAdaRmsNorm of transformers 5.23.0
 
@@ -47,6 +48,15 @@ class TimedBlock(Block):
         x = tape.multiply(x, time)
         x = self.feed_forward.forward(tape, x)
         return tape.add(residual, x)
+
+
+@dataclass(frozen=True, slots=True)
+class TwiceDroppedEmbedding(WaveEmbedding):
+    """Rows and sines of positions, with dropout behind them two times over. [KOSMOS-2]"""
+
+    def forward(self, tape: Tape) -> Value:
+        """As XGLM's, and the second dropout of transformers' Kosmos2TextTransformer.forward."""
+        return tape.dropout(WaveEmbedding.forward(self, tape), self.dropout)
 
 
 @dataclass(frozen=True, slots=True)

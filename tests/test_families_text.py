@@ -127,6 +127,17 @@ CACHES: list[tuple[str, dict[str, Any], int, int]] = [
         24 + 2 * 12,
         0,
     ),
+    # a latent of 16, a rotary key of 8 and the indexer's of 12; in the window a latent of 20 and a rotary key of 8
+    (
+        "dots3_note_text",
+        {
+            **{"kv_lora_rank": 16, "qk_rope_head_dim": 8, "index_head_dim": 12, "swa_kv_lora_rank": 20},
+            **{"swa_head_dim": 16, "swa_qk_nope_head_dim": 8},
+            "layer_types": ["full_attention", "sliding_attention"],
+        },
+        36 + 28,
+        0,
+    ),
     # a latent of 16 and a rotary key of 8, and the indexer's key where a layer has one
     (
         "hy_v4",
@@ -218,6 +229,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mistral_large4_text", {"no_rope_layer_interval": 0}, "no_rope_layer_interval"),
     ("mistral_large4_text", {"indexer_types": ["shared", "full"]}, "indexer_types"),
     ("mistral_large4_text", {"index_head_dim": 8}, "index_head_dim"),
+    ("dots3_note_text", {"q_lora_rank": None}, "q_lora_rank"),
+    ("dots3_note_text", {"swa_head_dim": 16}, "swa_head_dim"),
+    ("dots3_note_text", {"layer_types": ["full_attention", "linear"]}, "layer_types"),
+    ("dots3_note_text", {"per_layer_config": {"1": {"v_head_dim": 64}}}, "per_layer_config"),
+    ("dots3_note_text", {"use_dsa": False}, "use_dsa"),
     ("hy_v4", {"q_lora_rank": None}, "q_lora_rank"),
     ("hy_v4", {"indexer_types": ["shared", "full"]}, "indexer_types"),
     ("hy_v4", {"hc_mult": 0}, "hc_mult"),

@@ -54,7 +54,7 @@ MODULES: Mapping[str, str] = {  # module → the keys of its READERS
         "cosmos3_omni deepseek_vl_hybrid granite_docling hyperclovax_vision_v2 lfm3_vl minicpm_ocr minicpmv4_7 "
         "video_llama_3"
     ),
-    "newest": "hy_v4 mistral4 mistral_large4 mistral_large4_text qwen4_exp qwen4_exp_text",
+    "newest": "dots3_note_text hy_v4 mistral4 mistral_large4 mistral_large4_text qwen4_exp qwen4_exp_text",
     "olmo": "olmo olmo2 olmo3",
     "others": "cohere falcon stablelm starcoder2",
     "phi": "phi phi3",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..tape import BOOL, FLOAT, HALF, INT, LONG, SEQUENCES, WIDTH, Mode, Size, Tape, Value, as_inputs, plus, scaled
 from ..tensors import Cut, Tensor
-from .attention import eager, efficient, joined_to_cache, keep, kept_rows
+from .attention import eager, efficient, joined_to_cache, keep, kept_rows, mask_of
 from .blocks import Block
 from .ends import Head
 from .experts import Router, Routing, StackTargets, divided_by_sum, limited, picked, top, untouched_product
@@ -135,6 +135,63 @@ class StretchedLatentAttention(IndexedLatentAttention):
 def _line(path: str, heads: int) -> list[Tensor]:
     """What multiplies each head's queries: a slope and an offset."""
     return [Tensor(f"{path}.softmax_scaling.{each}", (heads,), "attention", "other") for each in ("scale", "bias")]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadGatedLatentAttention(IndexedLatentAttention):
+    """Latents that are scaled, a norm over the rotary key, and a gate of one figure a head; picked keys in some layers,
+    a window in the others. [dots 3]"""
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """And the norm and the gate."""
+        gate = Tensor(
+            f"{self.prefix}.g_proj.weight",
+            (self.heads, self.hidden),
+            "attention",
+            "other",
+            True,
+            Cut.TENSOR,
+            self.heads,
+        )
+        norm = Tensor(f"{self.prefix}.k_rope_only_layernorm.weight", (self.rotary,), "norm", "norm")
+        return (*super(HeadGatedLatentAttention, self).tensors(), norm, gate)
+
+    def cache(self, tokens: int, tensor: int = 1) -> int:
+        """Latent and rotary key inside the window, and the indexer's key of every token."""
+        kept = min(tokens, self.window or tokens) * (self.latent + self.rotary)
+        return kept + (tokens * self.index_dim if self.indexer else 0)
+
+    def forward(self, tape: Tape, x: Value) -> Value:
+        """With the local variables of transformers' Dots3NoteTextAttention.forward."""
+        mode, rows, heads = tape.mode, tape.mode.queries, self.heads
+        low = tape.linear(x, self.hidden, self.query_rank, self.bias, "q_a_proj")
+        low = tape.scale(RMSNorm(self.query_rank).forward(tape, low))
+        q = tape.turn(tape.linear(low, self.query_rank, self.query_width, False, "q_b_proj"))
+        q_pass, q_rotary = tape.split(q, scaled(rows, heads * self.plain), scaled(rows, heads * self.rotary))
+        joined = tape.linear(x, self.hidden, self.latent + self.rotary, self.bias, "kv_a_proj_with_mqa")
+        latent, k_rotary = tape.split(joined, scaled(rows, self.latent), scaled(rows, self.rotary))
+        latent = tape.scale(RMSNorm(self.latent).forward(tape, tape.copy(latent)))
+        k_rotary = RMSNorm(self.rotary).forward(tape, k_rotary)
+        kinds = q_rotary.dtype, k_rotary.dtype
+        q_rotary, k_rotary = self.rotate(tape, q_rotary, k_rotary)
+        q_rotary, k_rotary = tape.cast(q_rotary, kinds[0]), tape.cast(k_rotary, kinds[1])
+        latent, k_rotary = self.remember(tape, latent, k_rotary)
+        query = tape.concatenate(q_rotary, q_pass)
+        key, value = self.expand(tape, latent, k_rotary)
+        picked_keys = unpicked = None
+        if self.indexer:
+            picked_keys = self.pick(tape, x, low)
+            unpicked, mask = self.masks(tape, picked_keys)
+            out = attend_latent(tape, query, key, value, self, mask)
+        else:
+            masked = mode.attention == "eager" or self.window in mode.exceeded
+            over = tape.shared.get(mask_of(self.window)) or Value(mode.scores, BOOL, None) if masked else None
+            out = attend_latent(tape, query, key, value, self, over)
+        opened = tape.unary_output(tape.linear(x, self.hidden, heads, False, "g_proj"))
+        out = tape.multiply(out, opened)
+        result = tape.linear(out, self.value_width, self.hidden, self.bias, "o_proj")
+        del low, q, q_pass, q_rotary, joined, latent, k_rotary, query, key, value, picked_keys, unpicked, out, opened
+        return result
 
 
 # ---------------------------------------------------------------------- Hy 4

@@ -74,16 +74,20 @@ def test_hostile_figures_are_refused_and_nothing_else_is_raised(kind: str) -> No
                 assert isinstance(error, InvalidConfig), (path, value, error)
 
 
-@pytest.mark.parametrize("part", ["text_config", "vision_config"])
-@pytest.mark.parametrize("kind", sorted(set(TYPES) & set(READERS)))
-@pytest.mark.parametrize("field", ["num_hidden_layers", "num_attention_heads", "hidden_size"])
+INNER = [
+    (kind, part, field)
+    for kind in sorted(set(TYPES) & set(READERS))
+    for part in ("text_config", "vision_config")
+    for field in ("num_hidden_layers", "num_attention_heads", "hidden_size")
+    if field in (FIRST[kind].get(part) or {})
+]
+
+
+@pytest.mark.parametrize(("kind", "part", "field"), INNER)
 def test_nothing_and_words_for_sizes_are_refused(kind: str, part: str, field: str) -> None:
-    inner = FIRST[kind].get(part)
-    if inner is None or field not in inner:
-        pytest.skip(f"{kind} has no {part}.{field}")
     for value in (0, "many", -3, 10**12):
         with pytest.raises(InvalidConfig):
-            read_model({**FIRST[kind], part: {**inner, field: value}})
+            read_model({**FIRST[kind], part: {**FIRST[kind][part], field: value}})
 
 
 def test_a_part_of_an_unknown_family_is_refused_by_name() -> None:

@@ -21,7 +21,7 @@ from ..layers.ends import Head
 from ..layers.norms import LayerNorm
 from ..model import Model, Tower
 from ..tensors import Tensor
-from .encoders import BERT, ROBERTA, SIZES, Extra, Style, bare, bert_like
+from .encoders import BERT, ROBERTA, SIZES, Extra, Style, bare, bert_like, lin_attention
 from .fields import Fields, with_defaults
 from .llama import finish
 from .table import Reader
@@ -487,19 +487,7 @@ def xlm(fields: Fields, name: str | None) -> Model:
     hidden, heads = fields.size("emb_dim", "hidden_size"), fields.size("n_heads", most=4_096)
     head_dim = fields.divides(hidden, heads, ("emb_dim", "n_heads"))
     dropout = fields.number("dropout", default=0.1)
-    attention = EncoderAttention(
-        hidden,
-        heads,
-        heads,
-        head_dim,
-        bias=True,
-        output_bias=True,
-        names=Projections("q_lin", "k_lin", "v_lin", "out_lin"),
-        prefix="attention",
-        rotary_dim=0,
-        causal=False,
-        dropout=fields.number("attention_dropout", default=0.1),
-    )
+    attention = lin_attention(fields, hidden, heads, head_dim)
     activation = "gelu" if fields.flag("gelu_activation", default=True) else "relu"
     feed_forward = EncoderFeedForward(hidden, 4 * hidden, activation, up="lin1", down="lin2", prefix="ffn")
     norms = (LayerNorm(hidden, "layer_norm1"), LayerNorm(hidden, "layer_norm2"))

@@ -222,16 +222,9 @@ def headed(
     )
 
 
-def distilbert(fields: Fields, name: str | None) -> Model:
-    """DistilBERT: BERT without token types, under other names."""
-    fields = with_defaults(
-        fields, vocab_size=30522, dim=768, n_layers=6, n_heads=12, hidden_dim=3072, max_position_embeddings=512
-    )
-    hidden = fields.size("dim", "hidden_size")
-    heads = fields.size("n_heads", "num_attention_heads")
-    head_dim = fields.divides(hidden, heads, ("dim", "n_heads"))
-    dropout = fields.number("dropout", default=0.1)
-    attention = EncoderAttention(
+def lin_attention(fields: Fields, hidden: int, heads: int, head_dim: int) -> EncoderAttention:
+    """Attention of the layers that DistilBERT took over from XLM, under their names."""
+    return EncoderAttention(
         hidden,
         heads,
         heads,
@@ -244,6 +237,18 @@ def distilbert(fields: Fields, name: str | None) -> Model:
         causal=False,
         dropout=fields.number("attention_dropout", default=0.1),
     )
+
+
+def distilbert(fields: Fields, name: str | None) -> Model:
+    """DistilBERT: BERT without token types, under other names."""
+    fields = with_defaults(
+        fields, vocab_size=30522, dim=768, n_layers=6, n_heads=12, hidden_dim=3072, max_position_embeddings=512
+    )
+    hidden = fields.size("dim", "hidden_size")
+    heads = fields.size("n_heads", "num_attention_heads")
+    head_dim = fields.divides(hidden, heads, ("dim", "n_heads"))
+    dropout = fields.number("dropout", default=0.1)
+    attention = lin_attention(fields, hidden, heads, head_dim)
     activation = fields.text("activation", default="gelu")
     feed_forward = FeedForward(hidden, fields.size("hidden_dim"), activation, up="lin1", down="lin2", prefix="ffn")
     norms = (LayerNorm(hidden, "sa_layer_norm"), LayerNorm(hidden, "output_layer_norm"))

@@ -124,6 +124,24 @@ def dots1(fields: Fields, name: str | None) -> Model:
     return finish(fields, name, embedding, layers, head, rotary=head_dim)
 
 
+def reaching_attention(fields: Fields, window: int | None, near: bool) -> Attention:
+    """Attention with norms over each head. A `near` layer sees a window; where there are such layers, the others see
+    everything and are not rotated."""
+    hidden, heads, kv_heads, head_dim = attention_sizes(fields)
+    return Attention(
+        hidden,
+        heads,
+        kv_heads,
+        head_dim,
+        query_norm=RMSNorm(head_dim, "q_norm"),
+        key_norm=RMSNorm(head_dim, "k_norm"),
+        turned_norms=True,
+        rotary_dim=None if window is None or near else 0,
+        window=window if near else None,
+        dropout=fields.number("attention_dropout", default=0.0),
+    )
+
+
 def exaone_moe(fields: Fields, name: str | None) -> Model:
     """K-EXAONE: EXAONE 4's attention before norms, DeepSeek-V3's experts."""
     fields = with_defaults(
@@ -137,7 +155,7 @@ def exaone_moe(fields: Fields, name: str | None) -> Model:
         max_position_embeddings=2048,
         moe_intermediate_size=1024,
     )
-    hidden, heads, kv_heads, head_dim = attention_sizes(fields)
+    hidden, _, _, head_dim = attention_sizes(fields)
     count, activation = fields.size("num_hidden_layers"), fields.text("hidden_act", default="silu")
     router = deepseek_router(fields, hidden, "num_experts", "num_local_experts", chosen=8, experts=64, normal=True)
     shared = fields.size("num_shared_experts", default=1)
@@ -149,18 +167,7 @@ def exaone_moe(fields: Fields, name: str | None) -> Model:
 
     def make(key: tuple[bool, bool]) -> Block:
         near, expert = key
-        attention = Attention(
-            hidden,
-            heads,
-            kv_heads,
-            head_dim,
-            query_norm=RMSNorm(head_dim, "q_norm"),
-            key_norm=RMSNorm(head_dim, "k_norm"),
-            turned_norms=True,
-            rotary_dim=None if window is None or near else 0,
-            window=window if near else None,
-            dropout=fields.number("attention_dropout", default=0.0),
-        )
+        attention = reaching_attention(fields, window, near)
         return PreNormBlock(attention, mixture if expert else dense, two_norms(hidden))
 
     windows = reaches(fields, count, lambda index: bool(period) and (index + 1) % period != 0)
@@ -715,7 +722,7 @@ def kolibri1(fields: Fields, name: str | None) -> Model:
         head_dim=128,
         max_position_embeddings=262144,
     )
-    hidden, heads, kv_heads, head_dim = attention_sizes(fields)
+    hidden, _, _, head_dim = attention_sizes(fields)
     count, activation = fields.size("num_hidden_layers"), fields.text("hidden_act", default="silu")
     experts, chosen = expert_counts(fields, "num_experts", "num_local_experts", chosen=6, experts=384)
     normal = fields.flag("norm_topk_prob")
@@ -731,18 +738,7 @@ def kolibri1(fields: Fields, name: str | None) -> Model:
     names = ("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm")
 
     def make(near: bool) -> Block:
-        attention = Attention(
-            hidden,
-            heads,
-            kv_heads,
-            head_dim,
-            query_norm=RMSNorm(head_dim, "q_norm"),
-            key_norm=RMSNorm(head_dim, "k_norm"),
-            turned_norms=True,
-            rotary_dim=None if window is None or near else 0,
-            window=window if near else None,
-            dropout=fields.number("attention_dropout", default=0.0),
-        )
+        attention = reaching_attention(fields, window, near)
         return SandwichBlock(attention, mixture, tuple(RMSNorm(hidden, each) for each in names))
 
     layers = stack(reaches(fields, count, lambda index: (index + 1) % 5 != 0), make)

@@ -187,8 +187,7 @@ def inference(model: Model, setup: InferenceSetup) -> Estimate:
     if not alone:
         phases = _summed(shares, stages)
         fullest = max(stages, key=lambda each: max(phase.total for phase in each))
-    if max([phase.total for phase in phases]) > MAX_BYTES:
-        raise TooLarge("the memory comes to more than 2**53 bytes", None)
+    check_countable(max([phase.total for phase in phases]))
     count = reserved = state = needed = 0
     for share in shares:
         copies = share.copies
@@ -242,29 +241,21 @@ def brief(model: Model, setup: InferenceSetup) -> Brief:
     if prompt is None:
         prompt = length
     stages = standing(model, plan, setup)
-    if plan.placement is ALONE:
-        held, whole, _ = stages[0]
-        weights = whole.bytes
-        early, late, prefill, decode, _, _ = held.sizes(batch, prompt, length)
-        first, last = weights + early + prefill, weights + late + decode
-        if first >= last:
-            late, decode, last = early, prefill, first
-        used, gpus = last, 1
-    else:
-        copies = plan.placement.tensor * plan.placement.data
-        gpus, used, weights, firsts, lasts = copies * plan.placement.pipeline, 0, 0, [0, 0], [0, 0]
-        for held, whole, times in stages:
-            one = whole.bytes
-            early, late, prefill, decode, _, _ = held.sizes(batch, prompt, length)
-            used = max(used, one + early + prefill, one + late + decode)
-            times *= copies
-            weights += times * one
-            firsts = [firsts[0] + times * early, firsts[1] + times * prefill]
-            lasts = [lasts[0] + times * late, lasts[1] + times * decode]
-        late, decode = firsts if sum(firsts) >= sum(lasts) else lasts
-        last = weights + late + decode
-    if last > MAX_BYTES:
-        raise TooLarge("the memory comes to more than 2**53 bytes", None)
+    gpus = plan.placement.gpus
+    copies = gpus // plan.placement.pipeline
+    used = weights = early = late = prefill = decode = 0  # the last five over all GPUs
+    for held, whole, alike in stages:
+        one, times = whole.bytes, copies * alike
+        sizes = held.sizes(batch, prompt, length)
+        used = max(used, one + sizes.early + sizes.prefill, one + sizes.late + sizes.decode)
+        weights += times * one
+        early += times * sizes.early
+        late += times * sizes.late
+        prefill += times * sizes.prefill
+        decode += times * sizes.decode
+    if early + prefill >= late + decode:
+        late, decode = early, prefill
+    check_countable(weights + late + decode)
     parts = {"model_weights": weights, "kv_cache": late, "activation_memory": decode}
     if gpu is None:
         return Brief(parts, None, None, setup.gpu_count or gpus)
@@ -281,12 +272,17 @@ def _engine_brief(model: Model, plan: Plan, setup: InferenceSetup) -> Brief:
         total = phase.total
         if total > most:
             most, peak = total, phase
-    if most > MAX_BYTES:
-        raise TooLarge("the memory comes to more than 2**53 bytes", None)
+    check_countable(most)
     parts = parts_of(peak)
     if gpu is None:
         return Brief(parts, None, None, setup.gpu_count or 1)
     return Brief(parts, _room(engine, question, (share,), gpu.memory - most), most, counted(setup, 1))
+
+
+def check_countable(total: int) -> None:
+    """Raise TooLarge where a total is more than an answer can hold."""
+    if total > MAX_BYTES:
+        raise TooLarge("the memory comes to more than 2**53 bytes", None)
 
 
 def counted(setup: InferenceSetup, used: int) -> int:

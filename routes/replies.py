@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from calculator.errors import TooLarge
-from calculator.estimate import MAX_BYTES, Estimate, Part, Phase
+from calculator.estimate import MAX_BYTES, Estimate, Part, Phase, parts_of
 from calculator.model import Model
 from calculator.units import gigabytes
 
@@ -312,14 +312,7 @@ class OptionsReply(Open):
 
 def memory_bytes(phase: Phase, always: tuple[str, ...], total: str) -> dict[str, int]:
     """The parts of a moment and their sum: those of `always` even at zero, others where they are not zero."""
-    parts = dict.fromkeys(always, 0)
-    whole = 0
-    for part in phase.parts:
-        if part.bytes or part.name in parts:
-            parts[part.name] = parts.get(part.name, 0) + part.bytes
-            whole += part.bytes
-    parts[total] = whole
-    return parts
+    return figures_of(parts_of(phase), always, total)
 
 
 def figures_of(parts: Mapping[str, int], always: tuple[str, ...], total: str) -> dict[str, int]:
@@ -332,6 +325,17 @@ def figures_of(parts: Mapping[str, int], always: tuple[str, ...], total: str) ->
             whole += memory
     figures[total] = whole
     return figures
+
+
+def at_peak(peak: Phase, always: tuple[str, ...], total: str) -> dict[str, Any]:
+    """What a reply says of the moment that needs most."""
+    figures = memory_bytes(peak, always, total)
+    return {
+        "memory_requirements": {name: gigabytes(memory) for name, memory in figures.items()},
+        "memory_bytes": figures,
+        "peak": peak.name,
+        "explanation": explanation(peak.parts),
+    }
 
 
 def explanation(parts: Iterable[Part]) -> list[dict[str, Any]]:
@@ -381,18 +385,14 @@ def _memory(
     if most > MAX_BYTES:
         raise TooLarge("the memory comes to more than 2**53 bytes, the most that JavaScript holds exactly")
     peak = next(phase for phase in estimate.phases if phases[phase.name] == most)
-    figures = memory_bytes(peak, always, total)
     said: dict[str, Any] = {
         "model": {
             "name": model.name,
             "parameter_count": model.parameters,
             "active_parameter_count": model.active_parameters,
         },
-        "memory_requirements": {name: gigabytes(memory) for name, memory in figures.items()},
-        "memory_bytes": figures,
         "phases": phases,
-        "peak": peak.name,
-        "explanation": explanation(peak.parts),
+        **at_peak(peak, always, total),
         "warnings": [*warnings, *estimate.warnings],
     }
     if estimate.fullest:

@@ -320,14 +320,6 @@ def cache_formats(precision: str) -> Format:
     return KV_CACHE_PRECISIONS[precision]
 
 
-def cache_held(model: Model, placement: Placement, stage: int, tokens: int) -> int:
-    """Elements that the layers of a stage keep for one sequence, on one GPU."""
-    held, ways = 0, placement.tensor
-    for layer, count in layers_of(model, placement.pipeline, stage).items():
-        held += count * layer.cache(tokens, ways)
-    return held
-
-
 FAR = 2**20  # tokens beyond every window
 
 

@@ -12,8 +12,9 @@ from ..model import Model
 from ..quantization import quantizable
 from ..units import MIB
 from .arithmetic import share as bare_share
+from .arithmetic import stage_of
 from .base import Engine, Measured, Question, Share, calibrated
-from .holdings import Loading, block, cache_formats, cache_held, layers_of
+from .holdings import Loading, block, layers_of
 
 CONTEXT = Measured(
     450 * MIB,
@@ -126,13 +127,9 @@ def with_old_cache(question: Question, stage: int, decode: Part) -> Part:
     """Until 4.41 `generate` handed each step the keys and values as tuples and kept them until the step was over, while
     the model put new ones, a token longer, beside them: both caches are there at the end of a step. Of the layer at
     work, the old ones are part of what the step takes in any version."""
-    setup, placement = question.setup, question.placement
-    assert setup.kv_cache_precision
-    before = setup.sequence_length - 1
-    layers = layers_of(question.model, placement.pipeline, stage)
-    at_work = max(layer.cache(before, placement.tensor) for layer in layers)
-    elements = cache_held(question.model, placement, stage, before) - at_work
-    size = setup.batch_size * cache_formats(setup.kv_cache_precision).bytes(elements)
+    held, before = stage_of(question, stage), question.setup.sequence_length - 1
+    at_work = max(layer.cache(before, held.ways) for layer, _ in held.layers)
+    size = question.setup.batch_size * held.stored.bytes(held.elements(before) - at_work)
     if not size:
         return decode
     return Part(decode.name, decode.bytes + size, f"{decode.formula}, beside the cache of {before:,} tokens before it")

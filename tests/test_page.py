@@ -477,7 +477,7 @@ def test_up_to_four_stand_side_by_side(visit, ask):
     figures = page.locator("#compare article .big")
     assert [each.get_attribute("data-bytes") for each in figures.all()] == expected
     page.get_by_role("button", name=re.compile("^Remove")).first.click()
-    page.wait_for_function("document.querySelectorAll('#compare article').length === 3")
+    page.wait_for_selector("#compare article:nth-of-type(4)", state="detached")
     assert [each.get_attribute("data-bytes") for each in figures.all()] == expected[1:]
     page.get_by_role("button", name=re.compile("^Open")).first.click()
     becomes(page, ask({"model_name": "Qwen3-8B", "batch_size": 2}))

@@ -33,7 +33,7 @@ def test_axe_finds_nothing_serious(visit, name, language, theme):
     for section in ("#curve", "#grid", "#cards", "#compare"):
         page.evaluate("(each) => document.querySelector(each).scrollIntoView()", section)
         page.wait_for_timeout(250)
-    page.wait_for_function("document.querySelector('[aria-busy=true]') === null")
+    page.wait_for_selector("[aria-busy=true]", state="detached")
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
     assert serious(page) == []
 
